@@ -1,0 +1,1 @@
+"""What every room uses: errors, option fields, registries, progress events, stop signals, seeds."""
