@@ -1,0 +1,1 @@
+"""Model families: what a checkpoint is, what its parts are called. Names and shapes only, no torch."""
