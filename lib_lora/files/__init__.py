@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes, captions, image headers, safetensors, LoRA files."""

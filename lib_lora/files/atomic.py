@@ -1,0 +1,176 @@
+"""Writing files so that a crash, a full disk or a stop leaves either the old file or the new one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from lib_lora.base.errors import StudioError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EACCES: "no permission to write there",
+    errno.EPERM: "no permission to write there",
+    errno.EROFS: "the disk is read-only",
+    errno.ENOENT: "the folder does not exist",
+    errno.ENOTDIR: "the folder does not exist",
+    errno.EISDIR: "a folder has this name",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+if hasattr(errno, "EDQUOT"):
+    _REASONS[errno.EDQUOT] = "the disk quota is used up"
+
+_REPLACE_TRIES = 10
+_REPLACE_WAIT_SECONDS = 0.1
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write to; it takes the name ``path`` when the block ends without an exception.
+
+    Until then the bytes are in a hidden temporary file of the same folder, so that the last step is a rename
+    within one disk. A link is followed, and an existing file's permissions are kept.
+
+    Raises:
+        StudioError: the folder is missing, the place cannot be written, or the disk is full. Whatever is
+            raised, the temporary file is gone and an old file stays as it was.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:32]}.{uuid.uuid4().hex[:12]}.tmp")
+    with _write_errors(path, target, temporary):
+        _refuse_unwritable(target)
+        file = open(temporary, "xb")  # noqa: SIM115 - closed below, before the rename
+    try:
+        with _write_errors(path, target, temporary):
+            with file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, temporary)
+            _replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(target.parent)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """``data`` as the file's whole content, atomically. Raises StudioError as ``atomic_write`` does."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """``text`` in UTF-8 with the line ends that it has, atomically. Raises StudioError as ``atomic_write`` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def _write_errors(path: str | Path, *own: Path) -> Iterator[None]:
+    """Turns the operating system's errors about our own file into a StudioError.
+
+    An error that names another file comes from the caller's block and is the caller's to explain.
+    """
+    try:
+        yield
+    except OSError as fault:
+        names = {str(name) for name in own}
+        if fault.filename is not None and str(fault.filename) not in names:
+            raise
+        reason = _REASONS.get(fault.errno, fault.strerror or str(fault))
+        raise StudioError(f"cannot be written: {reason}", file=path) from fault
+
+
+def _refuse_unwritable(target: Path) -> None:
+    """Find out before the work is done. A rename would replace a write-protected file on Linux, not on Windows."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename over ``target``. On Windows a virus scanner or viewer may hold the old file for a moment."""
+    for attempt in range(_REPLACE_TRIES):
+        try:
+            os.replace(temporary, target)
+            return
+        except PermissionError:
+            if not _on_windows() or attempt == _REPLACE_TRIES - 1:
+                raise
+            time.sleep(_REPLACE_WAIT_SECONDS)
+
+
+def _on_windows() -> bool:
+    return os.name == "nt"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where the system can (Windows and some network disks cannot)."""
+    if _on_windows():
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+_MAX_NAME_BYTES = 200  # of 255: extensions, step numbers and the temporary file's ending come on top
+_WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE)
+
+
+def safe_name(name: str, *, field: str | None = None) -> str:
+    """``name`` unchanged, if it can name one file in any folder on Windows, macOS and Linux.
+
+    Raises:
+        StudioError: naming ``field``, with what is wrong. Nothing is replaced or cut off silently.
+    """
+    problem = _name_problem(name)
+    if problem:
+        raise StudioError(
+            f"cannot be a file name: {problem}", field=field, came=name, allowed="a plain name such as my_lora-v2"
+        )
+    return name
+
+
+def _name_problem(name: str) -> str | None:
+    if not name.strip():
+        return "it is empty"
+    if name.strip(".") == "":
+        return "it stands for a folder"
+    if re.match(r"[A-Za-z]:", name):
+        return "it begins with a drive letter"
+    if "/" in name or "\\" in name:
+        return "it holds a folder separator"
+    if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in name):
+        return "it holds a control character"
+    forbidden = sorted(set(name) & set('<>:"|?*'))
+    if forbidden:
+        return f"it holds {' '.join(forbidden)}"
+    if name[-1] in ". ":
+        return "it ends in a dot or a space"
+    if _WINDOWS_RESERVED.fullmatch(name.split(".")[0].rstrip()):
+        return "Windows reserves it for a device"
+    return _encoding_problem(name)
+
+
+def _encoding_problem(name: str) -> str | None:
+    try:
+        size_bytes = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "it holds half a character"
+    return f"it is longer than {_MAX_NAME_BYTES} bytes" if size_bytes > _MAX_NAME_BYTES else None

@@ -1,0 +1,73 @@
+"""Caption files as people's tools leave them: which encodings are read and which line counts."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_lora.base.errors import StudioError
+
+_ENCODINGS_READ = "UTF-8, or UTF-16 with a byte order mark"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a caption file says.
+
+    Attributes:
+        text: the first line that is not blank, without spaces around it.
+        lines_unused: how many further lines are not blank.
+    """
+
+    text: str
+    lines_unused: int = 0
+
+
+def read_caption(path: str | Path) -> Caption:
+    """The caption in a file. The first line counts, as in sd-scripts (``read_caption`` in train_util.py).
+
+    Raises:
+        StudioError: the file cannot be read, is neither UTF-8 nor UTF-16, or holds nothing but white space.
+    """
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", read_text(path))]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise StudioError(
+            "the caption file is empty", file=path,
+            allowed="a caption, or no caption file at all (then the folder's name is the caption)",
+        )
+    return Caption(lines[0], len(lines) - 1)
+
+
+def read_text(path: str | Path) -> str:
+    """The whole text of a file in UTF-8 (with or without byte order mark) or in UTF-16 with one.
+
+    Raises:
+        StudioError: the file cannot be read or has another encoding.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as fault:
+        raise StudioError(f"cannot be read: {fault.strerror or fault}", file=path) from fault
+    return decode_text(data, path)
+
+
+def decode_text(data: bytes, path: str | Path) -> str:
+    """``data`` as text; ``path`` is for the error only."""
+    has_utf16_mark = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if has_utf16_mark else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as fault:
+        name = "UTF-16" if has_utf16_mark else "UTF-8"
+        raise StudioError(
+            f"the text is not {name} (byte 0x{data[min(fault.start, len(data) - 1)]:02x} at position {fault.start})",
+            file=path, allowed=_ENCODINGS_READ,
+        ) from fault
+    if "\0" in text:
+        # UTF-16 without its mark, UTF-32, or no text at all: each of them decodes without an error.
+        raise StudioError("the text is not UTF-8 (it holds zero bytes)", file=path, allowed=_ENCODINGS_READ)
+    return text

@@ -1,0 +1,110 @@
+"""Size and kind of a picture from its header: nothing is decoded, so thousands take seconds."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib_lora.base.errors import StudioError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# By content, whatever the extension says. Few on purpose: some of Pillow's readers start other programs.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_ORIENTATION_TAG = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_EXIF_FAULTS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """Attributes:
+    width_px, height_px: as a viewer shows the picture, that is after EXIF rotation.
+    mode: Pillow's mode of the stored pixels ("RGB", "P", "CMYK", "I;16", ...).
+    animated: there are several frames; training takes the first.
+    """
+
+    width_px: int
+    height_px: int
+    mode: str
+    animated: bool
+
+
+def read_header(path: str | Path) -> ImageHeader:
+    """The header of a PNG, JPEG, WebP or BMP picture.
+
+    Raises:
+        StudioError: no such file, an empty one, or none of these formats.
+    """
+    try:
+        with open_image(path) as image:
+            width, height = image.size
+            if orientation(image) in _SIDEWAYS:
+                width, height = height, width
+            # An MPO's further pictures are a phone's previews and depth maps, no frames.
+            animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+            return ImageHeader(width, height, image.mode, animated)
+    except StudioError:
+        raise
+    except Exception as fault:
+        raise unreadable(path, fault) from fault
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Pillow's picture with its header read and its pixels not yet decoded. The caller closes it.
+
+    Raises:
+        StudioError: no such file, an empty one, or none of the formats.
+    """
+    from PIL import Image
+
+    try:
+        return Image.open(path, formats=_FORMATS)
+    except Exception as fault:  # damaged headers raise nearly anything: struct.error, SyntaxError, ValueError, ...
+        raise unreadable(path, fault) from fault
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8; 1 where there is none or it makes no sense.
+
+    Only EXIF counts, and only what stands before the pixels: Pillow's ``getexif`` would decode a whole PNG
+    to look behind them, and which other places it looks at differs from version to version.
+    """
+    from PIL import Image
+
+    data = image.info.get("exif")
+    if not data:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        value = exif.get(_ORIENTATION_TAG, 1)
+    except _EXIF_FAULTS:  # damaged EXIF does not make the pixels worse
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def unreadable(path: str | Path, fault: Exception) -> StudioError:
+    """The error for a picture that Pillow could not read, with a reason that a person can act on."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(fault, FileNotFoundError):
+        reason = "the file does not exist"
+    elif os.path.isdir(path):  # Windows calls that a lack of permission
+        reason = "it is a folder"
+    elif isinstance(fault, PermissionError):
+        reason = "no permission to read it"
+    elif os.path.getsize(path) == 0:
+        reason = "the file is empty"
+    elif isinstance(fault, UnidentifiedImageError):
+        reason = "not a PNG, JPEG, WebP or BMP picture, or damaged"
+    elif isinstance(fault, Image.DecompressionBombError):
+        reason = f"more pixels than Pillow allows ({fault})"
+    else:
+        reason = f"damaged ({fault})" if str(fault) else f"damaged ({type(fault).__name__})"
+    return StudioError(f"the picture cannot be read: {reason}", file=path)

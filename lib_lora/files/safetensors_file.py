@@ -1,0 +1,255 @@
+"""The safetensors format: reading headers alone, writing whole files.
+
+Layout (huggingface/safetensors, "Format"): 8 bytes little-endian N, N bytes of JSON padded with spaces, then
+the tensors' bytes without gaps. Header and file are those that the safetensors library writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from lib_lora.base.errors import StudioError
+from lib_lora.files.atomic import atomic_write
+
+# The library's own limit.
+MAX_HEADER_BYTES = 100_000_000
+
+# Bits per element, in the library's order of dtypes: a file holds the last one's tensors first.
+DTYPE_BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32,
+    "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}
+_RANK = {name: number for number, name in enumerate(DTYPE_BITS)}
+
+_WHOLE = "a whole .safetensors file"
+_OTHER_FORMATS = (
+    (b"PK\x03\x04", "a zip archive, such as a PyTorch .ckpt or .pt, renamed to .safetensors"),
+    (b"\x80\x02", "a pickle, such as an old PyTorch .ckpt, renamed to .safetensors"),
+    (b"<", "a web page saved under this name: the download was answered with a page instead of the file"),
+    (b"version https://git-lfs", "a Git LFS pointer: the text that stands for the file, not the file"),
+    (b"{", "JSON text saved under this name, such as the error message of a download site"),
+    (b"GGUF", "a GGUF model renamed to .safetensors"),
+)
+
+
+class TensorInfo(NamedTuple):
+    """One tensor of a header; ``begin`` and ``end`` count bytes from the header's ``data_offset``."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about its tensors. ``data_offset`` is where their bytes begin in the file."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    data_offset: int
+
+
+class TensorData(NamedTuple):
+    """A tensor to write: dtype's name, shape, and its bytes or a function that gives them when their turn comes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: Any | Callable[[], Any]
+
+    def bytes(self) -> memoryview:
+        """The little-endian bytes.
+
+        Raises:
+            ValueError: not as many as dtype and shape ask for.
+        """
+        view = memoryview(self.data() if callable(self.data) else self.data)
+        view = view if view.ndim == 1 and view.format == "B" else view.cast("B")
+        if view.nbytes != byte_count(self.dtype, self.shape):
+            raise ValueError(f"{self.dtype} {self.shape}: {view.nbytes} bytes")
+        return view
+
+
+def byte_count(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor.
+
+    Raises:
+        ValueError: the sub-byte elements do not fill whole bytes.
+    """
+    count, rest = divmod(DTYPE_BITS[dtype] * prod(shape), 8)
+    if rest:
+        raise ValueError(f"{dtype} {shape} does not fill whole bytes")
+    return count
+
+
+def read_header(path: Path | str) -> Header:
+    """The header of a .safetensors file; the tensors' bytes are not touched.
+
+    Raises:
+        StudioError: there is no such file, or it is no whole .safetensors file; the message says what it is.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            return _read_header(file, os.fstat(file.fileno()).st_size, path)
+    except FileNotFoundError:
+        raise StudioError("no such file", file=path, allowed=_WHOLE) from None
+    except OSError as error:
+        raise StudioError(f"cannot be read: {error.strerror or error}", file=path, allowed=_WHOLE) from error
+
+
+def _read_header(file: BinaryIO, size: int, path: Path) -> Header:
+    start = file.read(64)
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 9 or length > min(size - 8, MAX_HEADER_BYTES) or start[8:9] != b"{":
+        raise StudioError(_what_is(start, size, length), file=path, allowed=_WHOLE)
+    file.seek(8)
+    table, metadata = _parse(file.read(length), path)
+    tensors = {name: _tensor_info(name, entry, path) for name, entry in table.items()}
+    _check_offsets(tensors, size - 8 - length, path)
+    return Header(tensors, metadata, 8 + length)
+
+
+def _what_is(start: bytes, size: int, length: int) -> str:
+    """What a file is that does not begin as a .safetensors file does."""
+    if size == 0:
+        return "the file is empty"
+    # First what a cut-off file looks like: the low byte of its length may be any letter of the marks below.
+    if start[8:9] == b"{" and length <= MAX_HEADER_BYTES:
+        return f"the file is truncated inside its header: it has {size} bytes, the header alone ends at {8 + length}"
+    for mark, words in _OTHER_FORMATS:
+        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(mark):
+            return f"this is {words}"
+    if start[8:9] == b"{":
+        return f"the header claims {length} bytes, more than the {MAX_HEADER_BYTES} that the format allows"
+    if size < 10:
+        return f"the file is truncated: it has {size} bytes"
+    return "this is no .safetensors file, or its beginning is damaged"
+
+
+def _parse(raw: bytes, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        table = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except _DuplicateError as error:
+        raise StudioError(f"the header names {error} twice", file=path, allowed=_WHOLE) from None
+    except (ValueError, RecursionError):
+        raise StudioError("the header is damaged: it is no JSON text", file=path, allowed=_WHOLE) from None
+    metadata = table.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise StudioError("the metadata hold something that is not text", file=path, allowed=_WHOLE)
+    return table, metadata
+
+
+class _DuplicateError(Exception):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise _DuplicateError(repr(name))
+        table[name] = value
+    return table
+
+
+def _tensor_info(name: str, entry: Any, path: Path) -> TensorInfo:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise StudioError(f"the header's entry of {name!r} is damaged", file=path, allowed=_WHOLE) from None
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise StudioError(f"shape or place of {name!r} is damaged", file=path, came=entry, allowed=_WHOLE)
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise StudioError(f"{name!r} has an unknown dtype", file=path, came=dtype, allowed=DTYPE_BITS)
+    if DTYPE_BITS[dtype] * prod(shape) != 8 * (end - begin):
+        raise StudioError(
+            f"{name!r} has {end - begin} bytes, which is not what its dtype and shape need",
+            file=path, came=f"{dtype} {list(shape)}", allowed=_WHOLE,
+        )
+    return TensorInfo(dtype, shape, begin, end)
+
+
+def _check_offsets(tensors: dict[str, TensorInfo], available: int, path: Path) -> None:
+    """Every byte of the data belongs to exactly one tensor, as the safetensors library demands."""
+    needed = max((info.end for info in tensors.values()), default=0)
+    if needed > available:
+        raise StudioError(
+            f"the file is truncated: its tensors need {needed} bytes, {available} are there "
+            "(an unfinished download or copy)", file=path, allowed=_WHOLE,
+        )
+    place = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if info.begin < place:
+            raise StudioError(f"{name!r} overlaps another tensor", file=path, allowed=_WHOLE)
+        if info.begin > place:
+            raise StudioError(f"{info.begin - place} bytes before {name!r} belong to no tensor", file=path, allowed=_WHOLE)
+        place = info.end
+    if place != available:
+        raise StudioError(f"{available - place} bytes at the end belong to no tensor", file=path, allowed=_WHOLE)
+
+
+def file_order(tensors: Mapping[str, TensorData]) -> list[str]:
+    """Keys in the order of their bytes in a file: wider dtypes first, then by name."""
+    return sorted(tensors, key=lambda name: (-_RANK[tensors[name].dtype], name.encode("utf-8")))
+
+
+def header_bytes(tensors: Mapping[str, TensorData], metadata: Mapping[str, str]) -> bytes:
+    """All bytes of a file before its tensors' own.
+
+    Raises:
+        StudioError: a metadata value is no text, or holds half a surrogate pair (an undecodable file name).
+    """
+    table: dict[str, Any] = {}
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise StudioError("metadata are text", field=key, came=value)
+    if metadata:
+        table["__metadata__"] = dict(metadata)
+    begin = 0
+    for name in file_order(tensors):
+        if name == "__metadata__":
+            raise ValueError("no tensor may be called __metadata__")
+        dtype, shape, _ = tensors[name]
+        end = begin + byte_count(dtype, tuple(shape))
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    try:
+        text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise StudioError("the metadata hold characters that no text file can hold", came=error.object) from None
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def tensor_chunks(tensors: Mapping[str, TensorData]) -> Iterator[memoryview]:
+    """The bytes after the header, one tensor at a time."""
+    for name in file_order(tensors):
+        yield TensorData(*tensors[name]).bytes()
+
+
+def write_safetensors(
+    path: Path | str, tensors: Mapping[str, TensorData], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a .safetensors file; under its final name it is whole or not there at all.
+
+    Args:
+        tensors: per key (dtype's name, shape, bytes or a function giving bytes); functions are called one at a
+            time, so that only one tensor needs to be in memory.
+        metadata: text by name.
+
+    Raises:
+        StudioError: the disk is full or the place cannot be written to.
+    """
+    head = header_bytes(tensors, metadata or {})
+    with atomic_write(path) as file:
+        file.write(head)
+        for chunk in tensor_chunks(tensors):
+            file.write(chunk)

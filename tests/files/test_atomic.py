@@ -1,0 +1,168 @@
+"""Atomic writes leave the old file or the new one; names that people type stay in their folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from lib_lora.base.errors import StudioError
+from lib_lora.files import atomic
+from lib_lora.files.atomic import atomic_write, safe_name, write_bytes, write_text
+
+
+def test_a_new_file_appears_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "a.bin"
+    with atomic_write(path) as file:
+        file.write(b"half")
+        file.flush()
+        assert not path.exists()
+        file.write(b" and half")
+    assert path.read_bytes() == b"half and half"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_exception_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, raised):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def write_half() -> None:
+        with atomic_write(path) as file:
+            file.write(b"new")
+            raise raised
+
+    with pytest.raises(raised):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_writer_that_closes_the_file_early_loses_nothing(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="closed"), atomic_write(path) as file:
+        file.close()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_full_disk_is_named_as_such(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(StudioError, match="disk is full") as fault, atomic_write(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert fault.value.file == str(path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_device_that_is_full_is_reported(tmp_path, monkeypatch):
+    real_open = open
+    monkeypatch.setattr("builtins.open", lambda path, *rest, **named: real_open(
+        "/dev/full" if str(path).endswith(".tmp") else path, "wb"
+    ))
+    with pytest.raises(StudioError, match="disk is full"):
+        write_bytes(tmp_path / "a.bin", b"x" * 100_000)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_about_another_file_is_not_explained_away(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a.bin"):
+        (tmp_path / "source.bin").read_bytes()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_folder_is_refused_before_the_work(tmp_path):
+    with pytest.raises(StudioError, match="folder does not exist") as fault:
+        write_text(tmp_path / "none" / "a.txt", "x")
+    assert fault.value.file == str(tmp_path / "none" / "a.txt")
+
+
+def test_a_folder_of_this_name_is_refused_before_the_work(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(StudioError, match="folder has this name"), atomic_write(tmp_path / "a"):
+        pytest.fail("the block ran")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_write_protected_file_is_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    path.chmod(0o444)
+    with pytest.raises(StudioError, match="permission"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_permissions_are_kept_and_new_files_follow_the_umask(tmp_path):
+    old, new, plain = tmp_path / "old", tmp_path / "new", tmp_path / "plain"
+    old.write_text("x")
+    old.chmod(0o640)
+    plain.write_text("x")
+    write_text(old, "y")
+    write_text(new, "y")
+    assert stat.S_IMODE(old.stat().st_mode) == 0o640
+    assert new.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_text_is_utf8_with_its_own_line_ends(tmp_path):
+    write_text(tmp_path / "a.txt", "å\n猫\r\n")
+    assert (tmp_path / "a.txt").read_bytes() == "å\n猫\r\n".encode()
+
+
+def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path):
+    path = tmp_path / ("猫" * 80 + ".txt")
+    write_text(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_a_file_held_by_another_program_on_windows_is_tried_again(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    calls = []
+
+    def held_once(source, target, replace=os.replace):
+        calls.append(source)
+        if len(calls) == 1:
+            raise PermissionError(errno.EACCES, "held", str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(atomic.os, "replace", held_once)
+    monkeypatch.setattr(atomic, "_on_windows", lambda: True)
+    monkeypatch.setattr(atomic, "_REPLACE_WAIT_SECONDS", 0.0)
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", ["lora", "my lora v2", "猫.v1", "a-b_c(1)", ".hidden", "console", "com10", "x" * 200])
+def test_plain_names_come_back_unchanged(name):
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", " ", ".", "..", "...", "../x", "a/b", "a\\b", "/etc/passwd", "C:x", "c:\\x", "\\\\server\\share", "a:b",
+        "a\0b", "a\nb", "a\x7fb", "a\x9fb", "con", "CON.txt", "nul .txt", "Lpt1", "com\u00b9", "CONIN$",
+        "a.", "a ", "a?", "a*b", "<a>", 'a"b', "a|b", "x" * 201, "猫" * 67, "a\ud800",
+    ],
+)
+def test_names_that_are_paths_or_that_windows_cannot_hold_are_refused(name):
+    with pytest.raises(StudioError) as fault:
+        safe_name(name, field="output_name")
+    assert fault.value.field == "output_name"
+    assert fault.value.came == name

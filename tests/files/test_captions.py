@@ -1,0 +1,76 @@
+"""Caption files in the encodings that editors on Windows and Linux write."""
+
+from __future__ import annotations
+
+import codecs
+
+import pytest
+
+from lib_lora.base.errors import StudioError
+from lib_lora.files.captions import Caption, read_caption, read_text
+
+TEXT = "1girl, blå hår, 猫"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT.encode("utf-8"),
+        codecs.BOM_UTF8 + TEXT.encode("utf-8"),
+        codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+    ],
+    ids=["utf-8", "utf-8 with mark", "utf-16 little endian", "utf-16 big endian"],
+)
+def test_every_encoding_gives_the_same_caption(tmp_path, data):
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    assert read_caption(path) == Caption(TEXT)
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["blå".encode("latin-1"), "猫耳".encode("shift-jis"), TEXT.encode("utf-16-le"), TEXT.encode("utf-32")],
+    ids=["latin-1", "shift-jis", "utf-16 without mark", "utf-32"],
+)
+def test_another_encoding_is_refused_with_file_and_encoding(tmp_path, data):
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    with pytest.raises(StudioError, match="UTF-8") as fault:
+        read_caption(path)
+    assert fault.value.file == str(path)
+
+
+def test_utf16_cut_in_half_is_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(codecs.BOM_UTF16_LE + b"a\0b")
+    with pytest.raises(StudioError, match="UTF-16"):
+        read_caption(path)
+
+
+@pytest.mark.parametrize("data", [b"", b" \r\n\t\n", codecs.BOM_UTF8, codecs.BOM_UTF16_LE])
+def test_a_file_without_words_is_refused(tmp_path, data):
+    path = tmp_path / "a.caption"
+    path.write_bytes(data)
+    with pytest.raises(StudioError, match="empty") as fault:
+        read_caption(path)
+    assert fault.value.file == str(path)
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_the_first_line_counts_and_the_others_are_counted(tmp_path, line_end):
+    path = tmp_path / "a.txt"
+    path.write_bytes(line_end.join([b"", b"  a cat  ", b"", b"on a mat", b"at noon", b""]))
+    assert read_caption(path) == Caption("a cat", lines_unused=2)
+
+
+def test_a_unicode_line_separator_does_not_cut_a_caption(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("a\u2028b\x85c", encoding="utf-8")
+    assert read_caption(path) == Caption("a\u2028b\x85c")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(StudioError) as fault:
+        read_text(tmp_path / "none.txt")
+    assert fault.value.file == str(tmp_path / "none.txt")
