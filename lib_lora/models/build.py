@@ -1,0 +1,124 @@
+"""Modules built on the meta device and filled with somebody's tensors, shared and not copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from lib_lora.arch import ldm
+from lib_lora.arch.family import Part
+from lib_lora.base.errors import StudioError
+from lib_lora.models import compat_transformers
+from lib_lora.models.config_yaml import ModelYaml
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def part_tensors(tensors: Tensors, part: Part, keys: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """The tensors whose keys start with the part's prefix, without it."""
+    prefix = part.value
+    return {key[len(prefix):]: tensors[key] for key in (keys or tensors) if key.startswith(prefix)}
+
+
+def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
+def build_unet(tensors: Tensors, config: ModelYaml, file: object) -> UNet2DConditionModel:
+    """A frozen UNet whose parameters are the given LDM tensors (keys without prefix)."""
+    try:
+        arguments = ldm.unet_config(shapes_of(tensors), _heads(tensors, config))
+    except (KeyError, StopIteration) as error:
+        raise StudioError(f"the UNet is incomplete (no {error})", file=file, allowed="a whole checkpoint") from error
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**arguments)
+    per_level = arguments["layers_per_block"]
+    _fill(unet, _renamed(tensors, lambda key: ldm.unet_key(key, per_level)), file, "UNet")
+    return unet
+
+
+def _heads(tensors: Tensors, config: ModelYaml) -> int | list[int]:
+    if config.heads:
+        return config.heads
+    per_level = ldm.resnets_per_level(tensors)
+    levels = len({key.split(".")[1] for key in tensors if key.startswith("input_blocks.")}) // (per_level + 1)
+    first = [f"input_blocks.{1 + level * (per_level + 1)}.0.out_layers.3.weight" for level in range(levels)]
+    return [tensors[key].shape[0] // config.head_channels for key in first]
+
+
+def build_vae(tensors: Tensors, config: ModelYaml, file: object) -> AutoencoderKL:
+    """A frozen VAE whose parameters are the given LDM tensors (keys without prefix)."""
+    try:
+        arguments = ldm.vae_config(shapes_of(tensors), config.scale_factor)
+    except KeyError as error:
+        raise StudioError(f"the VAE is incomplete (no {error})", file=file, allowed="a whole VAE") from error
+    with torch.device("meta"):
+        vae = AutoencoderKL(**arguments)
+    levels = ldm.vae_levels(tensors)
+    renamed = _renamed(tensors, lambda key: ldm.vae_key(key, levels))
+    for key, tensor in renamed.items():
+        if ".attentions." in key and tensor.dim() == 4:
+            renamed[key] = tensor[:, :, 0, 0]  # LDM's 1x1 convolutions are linear layers here: a view
+    _fill(vae, renamed, file, "VAE")
+    return vae
+
+
+def build_text_encoder(tensors: Tensors, arguments: dict[str, Any], file: object) -> Any:
+    """A frozen CLIPTextModel of the given tensors.
+
+    Args:
+        tensors: keys as ``arch.ldm.text_key`` gives them (``text_model....``).
+        arguments: of transformers' CLIPTextConfig.
+    """
+    with torch.device("meta"):
+        encoder = compat_transformers.clip_text_model(arguments)
+    prefix = compat_transformers.clip_key_prefix(encoder)
+    renamed = {prefix + key[len("text_model."):]: t for key, t in tensors.items() if key.startswith("text_model.")}
+    _fill(encoder, renamed, file, "text encoder")
+    return encoder
+
+
+def _renamed(tensors: Tensors, rename: Callable[[str], str]) -> dict[str, torch.Tensor]:
+    renamed = {}
+    for key, tensor in tensors.items():
+        try:
+            renamed[rename(key)] = tensor
+        except KeyError:
+            continue  # a loss's or a discriminator's tensor: what a module lacks is found by _fill
+    return renamed
+
+
+def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], file: object, what: str) -> None:
+    """Put the tensors into the module by assignment, and freeze it.
+
+    Raises:
+        StudioError: a tensor is missing or has another shape; the message names it.
+    """
+    _fill_position_ids(module)
+    wanted = module.state_dict()
+    missing = [key for key in wanted if key not in tensors and not key.endswith("position_ids")]
+    if missing:
+        raise StudioError(
+            f"{len(missing)} of the {what}'s {len(wanted)} tensors are missing, the first is {missing[0]}",
+            file=file, allowed="a whole, untruncated checkpoint",
+        )
+    for key, expected in wanted.items():
+        if key in tensors and tensors[key].shape != expected.shape:
+            raise StudioError(
+                f"the {what}'s tensor {key} has the wrong shape", file=file,
+                came=tuple(tensors[key].shape), allowed=str(tuple(expected.shape)),
+            )
+    own = {key: tensor.detach() for key, tensor in tensors.items() if key in wanted and not key.endswith("position_ids")}
+    module.load_state_dict(own, strict=False, assign=True)
+    module.requires_grad_(False)
+    module.eval()
+
+
+def _fill_position_ids(module: torch.nn.Module) -> None:
+    for owner in module.modules():
+        ids = owner._buffers.get("position_ids")
+        if ids is not None:
+            owner._buffers["position_ids"] = torch.arange(ids.shape[-1]).expand(1, -1)

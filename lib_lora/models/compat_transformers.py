@@ -1,0 +1,22 @@
+"""What differs between transformers 4.30 and 5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CLIPTextConfig, CLIPTextModel
+
+
+def clip_text_model(arguments: dict[str, Any]) -> CLIPTextModel:
+    """A CLIPTextModel on the current default device."""
+    return CLIPTextModel(CLIPTextConfig(**arguments))
+
+
+def clip_key_prefix(encoder: CLIPTextModel) -> str:
+    """What stands before ``encoder.layers...`` in the module's own keys: version 5 dropped ``text_model.``."""
+    return "text_model." if hasattr(encoder, "text_model") else ""
+
+
+def clip_text_body(text_encoder: Any) -> Any:
+    """The module that holds ``embeddings``, ``encoder`` and ``final_layer_norm``: version 5 dropped ``text_model``."""
+    return getattr(text_encoder, "text_model", text_encoder)
