@@ -1,0 +1,215 @@
+"""A network: the adapters of all chosen layers of a model, attached, saved and loaded together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lib_lora.adapters.base import NETWORKS, TEXT_ENCODER, UNET, Adapter, NetworkSpec, NetworkState, Target
+from lib_lora.adapters.targets import all_targets, find_targets
+from lib_lora.arch.keys import split_key
+from lib_lora.base.errors import StudioError
+
+
+class Unmatched(NamedTuple):
+    """Keys of a file that found no place, and names of modules that the file has nothing for."""
+
+    in_file: list[str]
+    in_network: list[str]
+
+
+class Network(nn.Module):
+    """Adapters by their names in files. Not attached at first; the model itself is never a part of it.
+
+    ``multiplier`` scales the whole change; at 0 the model's output is exactly its own.
+    """
+
+    def __init__(self, adapters: list[Adapter], state: NetworkState, unmatched: list[str] | None = None) -> None:
+        super().__init__()
+        self.adapters = nn.ModuleDict({adapter.key: adapter for adapter in adapters})
+        self.state = state
+        self.unmatched = unmatched or []
+
+    @classmethod
+    def create(cls, unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkSpec, seed: int) -> Network:
+        """A fresh network, which changes nothing yet.
+
+        Raises:
+            StudioError: an unknown network type, or no layer to adapt.
+        """
+        kind = NETWORKS.get(spec.network_type)
+        state = NetworkState(seed)
+        made = [kind.create(target, spec, state) for target in find_targets(unet, text_encoders, spec)]
+        adapters = [adapter for adapter in made if adapter is not None]
+        if not adapters:
+            raise StudioError("only 3x3 convolutions are chosen: these need conv_dim", field="network_targets",
+                              came=spec.targets)
+        return cls(adapters, state)
+
+    @classmethod
+    def from_file_tensors(
+        cls, unet: nn.Module, text_encoders: list[nn.Module], tensors: Mapping[str, Tensor], *,
+        strict: bool = True, spec: NetworkSpec | None = None, seed: int = 0,
+    ) -> Network:
+        """The network that a file holds; layers, types, ranks and alphas are the file's.
+
+        Args:
+            strict: raise for keys that match no layer or no network type; else they end up in ``unmatched``.
+            spec: gives the dropouts for training on, and nothing else.
+
+        Raises:
+            StudioError: keys do not match (strict), nothing matches, or a tensor does not fit its layer.
+        """
+        targets, state = all_targets(unet, text_encoders), NetworkState(seed)
+        adapters, unmatched = [], []
+        for key, own in _by_module(tensors).items():
+            adapter = _adapter_from_file(targets.get(key), own, spec, state)
+            if adapter is None:
+                unmatched += _full_keys(key, own)
+            else:
+                adapters.append(adapter)
+        if unmatched and (strict or not adapters):
+            raise _no_match(unmatched)
+        if not adapters:
+            raise StudioError("the LoRA holds no tensors")
+        return cls(adapters, state, unmatched)
+
+    def attach(self) -> None:
+        """Change the model's output from now on; twice is once."""
+        for adapter in self:
+            adapter.attach()
+
+    def detach_from_model(self) -> None:
+        """Leave the model as it was found."""
+        for adapter in self:
+            adapter.detach_from_layer()
+
+    def __iter__(self) -> Iterator[Adapter]:
+        return iter(self.adapters.values())
+
+    def __len__(self) -> int:
+        return len(self.adapters)
+
+    @property
+    def multiplier(self) -> float:
+        return self.state.multiplier
+
+    @multiplier.setter
+    def multiplier(self, value: float) -> None:
+        self.state.multiplier = float(value)
+
+    @contextmanager
+    def strength(self, te: float | None = None, unet: float | None = None) -> Iterator[None]:
+        """Other strengths of the parts for a while, on top of ``multiplier``; None leaves a part as it is."""
+        before = dict(self.state.strengths)
+        asked = {TEXT_ENCODER: te, UNET: unet}
+        self.state.strengths.update({part: float(value) for part, value in asked.items() if value is not None})
+        try:
+            yield
+        finally:
+            self.state.strengths = before
+
+    def set_step(self, step: int, micro_step: int = 0) -> None:
+        """Name the coming forwards' dropout draws; two forwards under the same numbers draw the same."""
+        self.state.step, self.state.micro_step = step, micro_step
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by part ("unet", "text_encoder"); a part without adapters has no entry."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for part in (UNET, TEXT_ENCODER):
+            parameters = [p for adapter in self if adapter.target.part == part for p in adapter.parameters()]
+            if parameters:
+                groups[part] = parameters
+        return groups
+
+    @property
+    def notes(self) -> list[str]:
+        """What is odd about this network, for a person to read."""
+        notes = [note for adapter in self if (note := adapter.note())]
+        if len(notes) > 1:
+            return [f"{notes[0]} (and {len(notes) - 1} more layers like it)"]
+        return notes
+
+    def state_tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """What a file keeps: kohya's keys, copies on the CPU, in ``dtype``.
+
+        An alpha that ``dtype`` cannot hold exactly stays float32, lest saving changes the LoRA's strength.
+        """
+        tensors = {}
+        for adapter in self:
+            for suffix, tensor in adapter.state_tensors().items():
+                cast = tensor.to("cpu", dtype, copy=True)
+                exact = suffix != "alpha" or cast.float() == tensor
+                tensors[f"{adapter.key}.{suffix}"] = cast if exact else tensor
+        return tensors
+
+    def load(self, tensors: Mapping[str, Tensor], strict: bool = True) -> Unmatched:
+        """Take over a file's values; layers and ranks stay this network's.
+
+        Args:
+            strict: raise unless file and network hold exactly the same modules.
+
+        Raises:
+            StudioError: modules do not match (strict), or a tensor has another shape; nothing was changed.
+        """
+        modules = _by_module(tensors)
+        matched = {
+            key: own for key, own in modules.items() if key in self.adapters and self.adapters[key].owns(own)
+        }
+        unmatched = Unmatched(
+            [full for key, own in modules.items() if key not in matched for full in _full_keys(key, own)],
+            [key for key in self.adapters if key not in matched],
+        )
+        if strict and unmatched.in_file:
+            raise _no_match(unmatched.in_file)
+        if strict and unmatched.in_network:
+            raise StudioError(
+                f"the LoRA has nothing for {len(unmatched.in_network)} of the network's {len(self)} modules: "
+                + _some(unmatched.in_network)
+            )
+        for key, own in matched.items():
+            self.adapters[key].check(own)
+        for key, own in matched.items():
+            self.adapters[key].load(own)
+        return unmatched
+
+
+def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by module and suffix."""
+    modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        module, suffix = split_key(key)
+        modules[module][suffix] = tensor
+    return modules
+
+
+def _adapter_from_file(
+    target: Target | None, tensors: Mapping[str, Tensor], spec: NetworkSpec | None, state: NetworkState
+) -> Adapter | None:
+    if target is None:
+        return None
+    for name in NETWORKS:
+        kind = NETWORKS.get(name)
+        if kind.owns(tensors):
+            return kind.from_tensors(target, tensors, spec, state)
+    return None
+
+
+def _full_keys(module: str, suffixes: Mapping[str, Tensor]) -> list[str]:
+    return [f"{module}.{suffix}" if suffix else module for suffix in suffixes]
+
+
+def _no_match(keys: list[str]) -> StudioError:
+    return StudioError(
+        f"{len(keys)} keys of the LoRA match no layer of this model or no network type: {_some(keys)}",
+        allowed="a LoRA of this model's family, of a type among " + ", ".join(NETWORKS),
+    )
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:10]) + (", ..." if len(keys) > 10 else "")

@@ -1,0 +1,101 @@
+"""Which layers of a model a network adapts.
+
+Source: kohya-ss/sd-scripts 48d368f, networks/lora.py, ``LoRANetwork``: the UNet's transformers, with a rank for
+3x3 convolutions also its residual blocks and samplers, and the text encoder's attention and MLP.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from lib_lora.adapters.base import TEXT_ENCODER, UNET, NetworkSpec, Target
+from lib_lora.arch.keys import UNET_PREFIX, kohya_key, text_module_name, text_prefix
+from lib_lora.base.errors import StudioError
+
+# Class names, as sd-scripts does: isinstance would tie us to one version's module paths.
+UNET_BLOCKS = frozenset({"Transformer2DModel"})
+UNET_CONV_BLOCKS = frozenset({"ResnetBlock2D", "Downsample2D", "Upsample2D"})
+TEXT_BLOCKS = frozenset({"CLIPAttention", "CLIPSdpaAttention", "CLIPFlashAttention2", "CLIPMLP"})
+
+_ATTENTION = {
+    "attention": r"\.(attn1|attn2|self_attn)\.",
+    "self-attention": r"\.(attn1|self_attn)\.",
+    "cross-attention": r"\.attn2\.",
+}
+
+
+def find_targets(unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkSpec) -> list[Target]:
+    """The layers that ``spec`` names, text encoders first, in the models' own order.
+
+    Raises:
+        StudioError: no layer at all, or a broken regular expression.
+    """
+    blocks = UNET_BLOCKS if spec.conv_rank is None else UNET_BLOCKS | UNET_CONV_BLOCKS
+    wanted = _name_filter(spec.targets)
+    targets = []
+    if spec.train_text_encoder:
+        for prefix, encoder in _prefixed(text_encoders):
+            targets += _targets(encoder, prefix, TEXT_ENCODER, text_module_name, _inside(encoder, TEXT_BLOCKS))
+    if spec.train_unet:
+        targets += _targets(unet, UNET_PREFIX, UNET, str, _inside(unet, blocks))
+    targets = [target for target in targets if wanted(target.module_name)]
+    if not targets:
+        raise StudioError(
+            "no layer is left to train", field="network_targets", came=spec.targets,
+            allowed="all, attention, cross-attention, self-attention, or a regular expression that some layer's name has",
+        )
+    return targets
+
+
+def all_targets(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, Target]:
+    """Every linear layer and convolution by its name in files: what some file may hold a change of."""
+    targets = []
+    for prefix, encoder in _prefixed(text_encoders):
+        targets += _targets(encoder, prefix, TEXT_ENCODER, text_module_name, _layers(encoder))
+    targets += _targets(unet, UNET_PREFIX, UNET, str, _layers(unet))
+    return {target.key: target for target in targets}
+
+
+def _prefixed(text_encoders: list[nn.Module]) -> list[tuple[str, nn.Module]]:
+    return [(text_prefix(index, len(text_encoders)), encoder) for index, encoder in enumerate(text_encoders)]
+
+
+def _name_filter(targets: str) -> Callable[[str], object]:
+    if targets == "all":
+        return lambda name: True
+    try:
+        return re.compile(_ATTENTION.get(targets, targets)).search
+    except re.error as error:
+        raise StudioError(
+            f"a regular expression with a fault: {error}", field="network_targets", came=targets,
+            allowed="all, attention, cross-attention, self-attention or a regular expression",
+        ) from None
+
+
+def _inside(root: nn.Module, blocks: frozenset[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Layers inside blocks of the named classes, each once."""
+    for block_name, block in root.named_modules():
+        if type(block).__name__ in blocks:
+            for name, layer in _layers(block):
+                yield f"{block_name}.{name}", layer
+
+
+def _layers(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in root.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            yield name, module
+
+
+def _targets(
+    root: nn.Module, prefix: str, part: str, rename: Callable[[str], str], layers: Iterator[tuple[str, nn.Module]]
+) -> list[Target]:
+    targets: dict[str, Target] = {}
+    for name, layer in layers:
+        key = kohya_key(prefix, rename(name))
+        if key in targets:
+            raise ValueError(f"{type(root).__name__}: {targets[key].module_name} and {name} share the name {key}")
+        targets[key] = Target(key, rename(name), part, layer)
+    return list(targets.values())
