@@ -1,0 +1,115 @@
+"""From a picture file to the pixels that training sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lib_lora.base.errors import StudioError
+from lib_lora.dataset.plan import Bucket, Size
+from lib_lora.dataset.records import ImageRecord
+from lib_lora.files.image_header import open_image, orientation, unreadable
+
+WHITE = (255, 255, 255)
+
+# EXIF 2.32, tag 0x0112: what is to be done to the stored pixels so that the picture stands upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class FittedImage(NamedTuple):
+    """Attributes:
+    pixels: uint8 [h, w, 3], RGB, of the bucket's resolution.
+    crop: (top, left) in px: where the crop begins in the resized picture.
+    original_size: (w, h) in px of the upright picture before it was resized.
+    """
+
+    pixels: np.ndarray
+    crop: tuple[int, int]
+    original_size: Size
+
+
+def load_image(path: str | Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """A picture in RGB, upright, with transparency laid on ``background``; of an animation the first frame.
+
+    Raises:
+        StudioError: the file is missing, damaged, cut short or no picture.
+    """
+    try:
+        with open_image(path) as image:
+            turn = _UPRIGHT.get(orientation(image))
+            rgb = _to_rgb(image, background)
+    except StudioError:
+        raise
+    except Exception as fault:  # decoders raise nearly anything on damaged data
+        raise unreadable(path, fault) from fault
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def fit_to_bucket(image: Image.Image, bucket: Bucket) -> FittedImage:
+    """Scale ``image`` (RGB) to ``bucket.resized`` and cut ``bucket.resolution`` out of its middle.
+
+    Lanczos in both directions: Pillow widens the filter when it shrinks, so that fine patterns do not alias,
+    and gives the same pixels on every system.
+    """
+    (width, height), (full_width, full_height) = bucket.resolution, bucket.resized
+    if full_width < width or full_height < height:
+        raise ValueError(f"a picture resized to {bucket.resized} does not cover its bucket {bucket.resolution}")
+    left, top = (full_width - width) // 2, (full_height - height) // 2
+    # Only what stays is computed: a strip of 1 x 3000 px resized whole would fill the memory.
+    across, down = image.width / full_width, image.height / full_height
+    box = (
+        left * across, top * down, min((left + width) * across, image.width), min((top + height) * down, image.height)
+    )
+    fitted = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return FittedImage(np.array(fitted, dtype=np.uint8), (top, left), image.size)
+
+
+def load_fitted(record: ImageRecord, bucket: Bucket, background: tuple[int, int, int] = WHITE) -> FittedImage:
+    """The pixels of a planned picture.
+
+    Raises:
+        StudioError: as ``load_image``, or the picture has another size than when it was planned.
+    """
+    image = load_image(record.path, background)
+    planned = (record.width_px, record.height_px)
+    if image.size != planned:
+        raise StudioError(
+            "the picture has changed since the dataset was read", file=record.path, came=_size_text(image.size),
+            allowed=_size_text(planned),
+        )
+    return fit_to_bucket(image, bucket)
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_16_bit_grey(image)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        transparent = image.convert("RGBA")
+        canvas = Image.new("RGBA", transparent.size, (*background, 255))
+        return Image.alpha_composite(canvas, transparent).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit_grey(image: Image.Image) -> Image.Image:
+    """16-bit grey as RGB: floor(v * 255 / 65535 + 1/2), section 13.12 of the PNG specification.
+
+    Pillow's own conversion would clip everything above 255 to white.
+    """
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    grey = ((values * 255 * 2 + 65535) // (65535 * 2)).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _size_text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
