@@ -1,0 +1,1 @@
+"""Training: noise, losses, objectives, optimizers, schedules and the loop that joins them."""

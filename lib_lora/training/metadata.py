@@ -1,0 +1,149 @@
+"""The metadata of a LoRA file: sd-scripts' ``ss_*`` keys, which the WebUI and model sites read, and modelspec's."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections import Counter
+from typing import Any
+
+from lib_lora.arch.family import Family
+from lib_lora.base.seeds import derive_seed
+from lib_lora.dataset.plan import Plan, PlannedImage, parse_resolution
+from lib_lora.files.lora_file import model_hash_legacy, sha256
+from lib_lora.models.model import DiffusionModel
+from lib_lora.training.config import TrainConfig
+
+_BASE_VERSION = {Family.SD1: "sd_v1", Family.SD2: "sd_v2", Family.SDXL: "sdxl_base_v1-0"}
+_ARCHITECTURE = {
+    Family.SD1: "stable-diffusion-v1", Family.SD2: "stable-diffusion-v2-512", Family.SDXL: "stable-diffusion-xl-v1-base",
+}
+
+
+def run_metadata(config: TrainConfig, plan: Plan, model: DiffusionModel, rates: dict[str, float]) -> dict[str, str]:
+    """All that is known before the first step, as text values.
+
+    Args:
+        rates: the learning rate of each group that is trained ("unet", "text_encoder").
+    """
+    started = time.time()
+    values: dict[str, Any] = {
+        "ss_session_id": derive_seed(config.seed, "session", repr(started)) % 2**32,
+        "ss_training_started_at": started,
+        "ss_network_module": "networks.lora",
+        "ss_network_args": {"conv_dim": config.conv_dim, "conv_alpha": config.conv_alpha} if config.conv_dim else {},
+        "ss_v2": model.family is Family.SD2,
+        "ss_base_model_version": _BASE_VERSION[model.family],
+        "ss_unet_lr": rates.get("unet"),
+        "ss_text_encoder_lr": rates.get("text_encoder"),
+        "ss_cache_latents": True,
+        "ss_zero_terminal_snr": False,
+        "ss_loss_type": "l2",
+        **_own_options(config),
+        **_dataset(config, plan),
+        **_checkpoint(model),
+        **_modelspec(config, model),
+    }
+    return {key: _text(value) for key, value in values.items()}
+
+
+def save_metadata(step: int, epoch: int) -> dict[str, str]:
+    """What a save adds: where in the run it was made."""
+    now = time.time()
+    return {
+        "ss_training_finished_at": str(now), "ss_steps": str(step), "ss_epoch": str(epoch),
+        "modelspec.date": datetime.datetime.fromtimestamp(int(now), datetime.timezone.utc).isoformat(),
+    }
+
+
+def _own_options(config: TrainConfig) -> dict[str, Any]:
+    """Options that the metadata hold under their own names."""
+    names = (
+        "output_name", "learning_rate", "gradient_accumulation_steps", "max_train_steps", "lr_warmup_steps",
+        "lr_scheduler", "network_dim", "network_alpha", "network_dropout", "mixed_precision", "clip_skip",
+        "max_token_length", "seed", "noise_offset", "adaptive_noise_scale", "training_comment", "max_grad_norm",
+        "prior_loss_weight", "min_snr_gamma",
+    )
+    arguments = f"({','.join(config.optimizer_args)})" if config.optimizer_args else ""
+    return {f"ss_{name}": getattr(config, name) for name in names} | {"ss_optimizer": config.optimizer_type + arguments}
+
+
+def _dataset(config: TrainConfig, plan: Plan) -> dict[str, Any]:
+    width, height = parse_resolution(config.resolution)
+    training = [image for image in plan.images if not image.record.regularisation]
+    regularisation = [image for image in plan.images if image.record.regularisation]
+    buckets = {
+        str(index): {"resolution": list(resolution), "count": count}
+        for index, (resolution, count) in enumerate(plan.buckets.items())
+    }
+    return {
+        "ss_num_train_images": plan.train_samples,
+        "ss_num_reg_images": plan.reg_samples,
+        "ss_num_batches_per_epoch": plan.batches_per_epoch,
+        "ss_num_epochs": plan.epochs,
+        "ss_max_train_steps": plan.total_steps,
+        "ss_batch_size_per_device": config.train_batch_size,
+        "ss_total_batch_size": config.train_batch_size * config.gradient_accumulation_steps,
+        "ss_resolution": f"({width}, {height})",
+        "ss_enable_bucket": config.enable_bucket,
+        "ss_bucket_no_upscale": config.bucket_no_upscale,
+        "ss_min_bucket_reso": config.min_bucket_reso,
+        "ss_max_bucket_reso": config.max_bucket_reso,
+        "ss_bucket_info": {"buckets": buckets},
+        "ss_dataset_dirs": _folders(training),
+        "ss_reg_dataset_dirs": _folders(regularisation),
+        "ss_tag_frequency": _tag_frequency(training),
+        "ss_shuffle_caption": False, "ss_keep_tokens": 0, "ss_flip_aug": False, "ss_color_aug": False,
+        "ss_random_crop": False, "ss_caption_dropout_rate": 0.0, "ss_caption_dropout_every_n_epochs": 0,
+    }
+
+
+def _folders(images: list[PlannedImage]) -> dict[str, dict[str, int]]:
+    folders: dict[str, dict[str, int]] = {}
+    for image in images:
+        folder = folders.setdefault(
+            image.record.path.parent.name, {"n_repeats": image.record.repeats, "img_count": 0}
+        )
+        folder["img_count"] += 1
+    return folders
+
+
+def _tag_frequency(images: list[PlannedImage]) -> dict[str, dict[str, int]]:
+    """Per folder, in how many pictures (repeats not counted) a tag stands."""
+    frequency: dict[str, Counter[str]] = {}
+    for image in images:
+        tags = [tag.strip() for tag in image.record.caption.split(",") if tag.strip()]
+        frequency.setdefault(image.record.path.parent.name, Counter()).update(tags)
+    return {folder: dict(counts) for folder, counts in frequency.items()}
+
+
+def _checkpoint(model: DiffusionModel) -> dict[str, Any]:
+    values: dict[str, Any] = {"ss_sd_model_name": model.path.name if model.path else model.name}
+    if model.path:
+        values["ss_sd_model_hash"] = model_hash_legacy(model.path)
+        values["ss_new_sd_model_hash"] = sha256(model.path)
+    if model.vae_path:
+        values["ss_vae_name"] = model.vae_path.name
+        values["ss_vae_hash"] = model_hash_legacy(model.vae_path)
+        values["ss_new_vae_hash"] = sha256(model.vae_path)
+    return values
+
+
+def _modelspec(config: TrainConfig, model: DiffusionModel) -> dict[str, Any]:
+    width, height = parse_resolution(config.resolution)
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{_ARCHITECTURE[model.family]}/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": config.output_name,
+        "modelspec.resolution": f"{width}x{height}",
+        "modelspec.prediction_type": "v" if model.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.timestep_range": f"{config.min_timestep},{config.max_timestep}",
+        "modelspec.encoder_layer": config.clip_skip,
+    }
+
+
+def _text(value: Any) -> str:
+    """As sd-scripts writes it: JSON for tables, Python's text for the rest, so that ``None`` is "None"."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
