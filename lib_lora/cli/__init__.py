@@ -1,0 +1,1 @@
+"""``python -m lib_lora``: every job as a command."""

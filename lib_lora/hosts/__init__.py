@@ -1,0 +1,1 @@
+"""Who runs the engine: the WebUI or our own app."""

@@ -1,0 +1,1 @@
+"""The engine on its own: models from files, pictures by our own samplers."""
