@@ -11,7 +11,7 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Progress
 from lib_lora.base.seeds import derive_seed
 from lib_lora.base.signals import Control
-from lib_lora.dataset.images import fit_to_bucket, load_image
+from lib_lora.dataset.images import load_fitted
 from lib_lora.dataset.plan import Plan, PlannedImage, epoch_batches
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.prompt import encode_captions
@@ -113,7 +113,7 @@ def _pad_contexts(contexts: list[torch.Tensor]) -> torch.Tensor:
 @torch.no_grad()
 def _encode(model: DiffusionModel, image: PlannedImage, seed: int) -> torch.Tensor:
     """One sample of the VAE's posterior [4,h,w] times the scaling factor, on the CPU."""
-    pixels = fit_to_bucket(load_image(image.record.path), image.bucket).pixels
+    pixels = load_fitted(image.record, image.bucket).pixels
     pixels = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1.0
     posterior = model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist
     # The owner is the picture's place in the dataset, not on the disk: moving the folder changes nothing.

@@ -96,7 +96,7 @@ def loss_picture(losses: Sequence[float], size_px: tuple[int, int] = (960, 420))
     left, top, right, bottom = 76 * scale, 44 * scale, width - 20 * scale, height - 44 * scale
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
-    font = _font(13 * scale)
+    small = font(13 * scale)
     finite = [value for value in losses if value == value and abs(value) != float("inf")] or [0.0]
     averages = moving_average(losses)
     # One outlier must not press the curve flat: the axis ends at the 98th percentile.
@@ -111,19 +111,20 @@ def loss_picture(losses: Sequence[float], size_px: tuple[int, int] = (960, 420))
         value = low + (high - low) * tick / 5
         y = point(0, value)[1]
         draw.line([(left, y), (right, y)], fill="#e4e4e7", width=scale)
-        draw.text((left - 8 * scale, y), f"{value:.3g}", fill="#52525b", font=font, anchor="rm")
+        draw.text((left - 8 * scale, y), f"{value:.3g}", fill="#52525b", font=small, anchor="rm")
         step = 1 + round((len(losses) - 1) * tick / 5)
-        draw.text((point(step - 1, 0)[0], bottom + 8 * scale), str(step), fill="#52525b", font=font, anchor="ma")
+        draw.text((point(step - 1, 0)[0], bottom + 8 * scale), str(step), fill="#52525b", font=small, anchor="ma")
     for values, colour, line_px in ((losses, "#c7d2fe", 1), (averages, "#4338ca", 3)):
         points = [point(index, value) for index, value in enumerate(values)]
         draw.line(points if len(points) > 1 else points * 2, fill=colour, width=line_px * scale, joint="curve")
     title = f"loss; thick: mean of the last {AVERAGE_STEPS} steps"
-    draw.text((left, 14 * scale), title, fill="#18181b", font=_font(15 * scale))
-    draw.text((right, height - 8 * scale), "step", fill="#52525b", font=font, anchor="rd")
+    draw.text((left, 14 * scale), title, fill="#18181b", font=font(15 * scale))
+    draw.text((right, height - 8 * scale), "step", fill="#52525b", font=small, anchor="rd")
     return image.resize(size_px, Image.Resampling.LANCZOS)
 
 
-def _font(size_px: int) -> ImageFont.ImageFont:
+def font(size_px: int) -> ImageFont.ImageFont:
+    """A plain font that every Pillow can give."""
     try:
         return ImageFont.load_default(size_px)
     except TypeError:  # Pillow before 10.1 has one size only

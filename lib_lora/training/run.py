@@ -57,7 +57,10 @@ def make_plan(config: TrainConfig) -> Plan:
 
 
 def _scan(config: TrainConfig, folder: Path, *, regularisation: bool) -> Scan:
-    found = scan(folder, caption_extension=config.caption_extension, regularisation=regularisation)
+    outputs = [config.output_dir, *([] if regularisation or not config.reg_data_dir else [config.reg_data_dir])]
+    found = scan(
+        folder, caption_extension=config.caption_extension, regularisation=regularisation, exclude=outputs
+    )
     found.raise_for_faults()
     return found
 

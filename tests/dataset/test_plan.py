@@ -96,6 +96,14 @@ def test_no_upscale_shrinks_and_floors_as_sd_scripts_does():
     ]
 
 
+def test_half_pixels_round_up_and_ties_go_to_the_height_as_in_sd_scripts():
+    buckets = make_buckets((512, 512), 256, 1024, 64)
+    assert select_bucket(1025, 1024, buckets) == Bucket((512, 512), (513, 512))
+    assert select_bucket(1024, 1025, buckets) == Bucket((512, 512), (512, 513))
+    assert shrink_only_bucket(500, 572, 512 * 512, 64) == Bucket((448, 512), (448, 512))
+    assert shrink_only_bucket(500, 1101, 512 * 512, 64) == Bucket((320, 704), (320, 704))
+
+
 def test_without_buckets_all_go_to_the_one_resolution():
     plan = build_plan(a_scan(*((1, size, 1) for size in SIZES)), resolution=(512, 768), enable_bucket=False)
     assert [image.bucket.resolution for image in plan.images] == [(512, 768)] * len(SIZES)

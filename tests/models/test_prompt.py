@@ -4,18 +4,24 @@ import pytest
 import torch
 
 from lib_lora.base.errors import StudioError
+from lib_lora.models.loader import load_model
 from lib_lora.models.prompt import emphasise, encode_captions, encode_chunks
 from lib_lora.text.chunks import chunk_caption, chunk_prompt
 
 
-@pytest.fixture
-def encoder(tiny_model):
-    return tiny_model.text_encoders[0]
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    return load_model(tiny_checkpoint)
 
 
 @pytest.fixture
-def tokenizer(tiny_model):
-    return tiny_model.tokenizers[0]
+def encoder(model):
+    return model.text_encoders[0]
+
+
+@pytest.fixture
+def tokenizer(model):
+    return model.tokenizers[0]
 
 
 def layer_outputs(encoder, ids):

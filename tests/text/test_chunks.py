@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import write_clip_folder
 
 from lib_lora.base.errors import StudioError
 from lib_lora.text.chunks import chunk_caption, chunk_prompt
 from lib_lora.text.tokenizer import Tokenizer
+from tiny import write_clip_folder
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny import write_clip_folder
 from transformers import CLIPTokenizer
 
 from lib_lora.base.errors import StudioError
 from lib_lora.text import clean as clean_module
 from lib_lora.text.clean import clean, plain_characters
 from lib_lora.text.tokenizer import Tokenizer
+from tiny import write_clip_folder
 
 TEXTS = [
     "red cat",

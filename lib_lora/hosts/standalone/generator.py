@@ -16,7 +16,7 @@ from lib_lora.base.signals import Control
 from lib_lora.files.atomic import safe_name
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.sampling import generate
-from lib_lora.text.extra_networks import LoraTag, parse_lora_tags
+from lib_lora.text.extra_networks import parse_lora_tags
 
 
 class StandaloneGenerator:
@@ -40,8 +40,8 @@ class StandaloneGenerator:
         on_step: Callable[[int, int], None] | None = None,
     ) -> Image.Image | None:
         """The request's picture, or None when ``control`` asked to stop. Its LoRAs act in this picture alone."""
-        prompt, tags = parse_lora_tags(request.prompt)
-        with self._active(tags):
+        prompt, _ = parse_lora_tags(request.prompt)
+        with self.active(request.prompt):
             pixels = generate(
                 self.model, prompt, request.negative, seed=request.seed, steps=request.steps,
                 sampler=request.sampler, cfg_scale=request.cfg_scale, width=request.width, height=request.height,
@@ -50,9 +50,10 @@ class StandaloneGenerator:
         return None if pixels is None else Image.fromarray(pixels)
 
     @contextlib.contextmanager
-    def _active(self, tags: list[LoraTag]) -> Iterator[None]:
+    def active(self, prompt: str) -> Iterator[None]:
+        """The LoRAs that stand in a prompt act on the model for a while."""
         strengths: dict[Path, tuple[float, float]] = {}  # a LoRA that stands twice acts with the sum
-        for tag in tags:
+        for tag in parse_lora_tags(prompt)[1]:
             path = self.find(tag.name)
             te, unet = strengths.get(path, (0.0, 0.0))
             strengths[path] = (te + tag.te, unet + tag.unet)

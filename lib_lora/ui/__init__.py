@@ -1,0 +1,1 @@
+"""The standalone page. The only room that knows gradio."""

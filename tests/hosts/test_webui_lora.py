@@ -1,0 +1,140 @@
+"""The real WebUI computes with our LoRA files what our live adapters compute; and we train on its live model.
+
+Wants ``SD_WEBUI_DIR`` (a checkout of A1111 v1.10.1) and ``SD_WEBUI_PYTHON`` (its interpreter).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_lora.adapters.base import NetworkSpec
+from lib_lora.adapters.network import Network
+from lib_lora.adapters.save import save_network
+from lib_lora.models.loader import load_model
+from lib_lora.models.prompt import encode_captions
+
+pytestmark = pytest.mark.webui
+
+SPECS = {
+    "lora": NetworkSpec(rank=3, alpha=2.0),
+    "locon": NetworkSpec(rank=3, alpha=2.0, conv_rank=2, conv_alpha=1.0),
+}
+STRENGTHS = (1.0, 0.5)
+PROMPT = "zorb, red dog"
+LATENTS = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(8))
+TIMESTEP = 421
+
+
+@pytest.fixture(scope="module")
+def model(webui_checkpoint):
+    return load_model(webui_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def networks(model) -> dict[str, Network]:
+    """Networks that change something: every matrix random."""
+    made = {}
+    for name, spec in SPECS.items():
+        network = Network.create(model.unet, model.text_encoders, spec, seed=1)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        made[name] = network.eval()
+    return made
+
+
+@pytest.fixture(scope="module")
+def theirs(webui_checkpoint, networks, run_in_webui, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("lora")
+    (folder / "data" / "Lora").mkdir(parents=True)
+    for name, network in networks.items():
+        save_network(folder / "data" / "Lora" / f"{name}.safetensors", network, "float", {})
+    train = {
+        "pretrained_model_name_or_path": str(webui_checkpoint), "train_data_dir": str(make_pictures(folder)),
+        "output_dir": str(folder / "data" / "Lora"), "output_name": "trained_live", "network_dim": 4, "seed": 1,
+        "resolution": "64", "min_bucket_reso": 64, "max_train_steps": 10, "learning_rate": 1e-3, "train_batch_size": 2,
+    }
+    task = {
+        "loras": list(SPECS), "strengths": STRENGTHS, "prompt": PROMPT, "latents": LATENTS.tolist(), "timestep": TIMESTEP,
+        "train": train, "project": str(Path(__file__).parents[2]),
+    }
+    (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    run_in_webui("webui_lora_driver.py", webui_checkpoint, folder / "task.json", folder / "out.json", folder / "data")
+    return json.loads((folder / "out.json").read_text(encoding="utf-8"))
+
+
+def make_pictures(folder: Path) -> Path:
+    from PIL import Image
+
+    pictures = folder / "pictures" / "1_zorb"
+    pictures.mkdir(parents=True)
+    for index in range(4):
+        Image.new("RGB", (64, 64), (60 * index, 90, 200)).save(pictures / f"{index}.png")
+        (pictures / f"{index}.txt").write_text("zorb, red", encoding="utf-8")
+    return folder / "pictures"
+
+
+def ours(model, network: Network | None, strength: float) -> torch.Tensor:
+    if network is not None:
+        network.attach()
+        network.multiplier = strength
+    try:
+        with torch.no_grad():
+            context = encode_captions(model.text_encoders[0], model.tokenizers[0], [PROMPT], clip_skip=1, max_tokens=75)
+            return model.unet(LATENTS, torch.tensor([TIMESTEP]), encoder_hidden_states=context).sample
+    finally:
+        if network is not None:
+            network.detach_from_model()
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_webui_matches_every_key_of_our_files(theirs, networks, name):
+    assert theirs["files"][name] == {"layers": len(networks[name]), "unmatched": []}
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("name", SPECS)
+def test_the_webuis_prediction_with_our_file_is_ours_with_live_adapters(theirs, model, networks, name, strength):
+    (values,) = [p["values"] for p in theirs["predictions"] if (p["lora"], p["strength"]) == (name, strength)]
+    expected = torch.tensor(values)
+    base = torch.tensor(theirs["predictions"][0]["values"])
+    actual = ours(model, networks[name], strength)
+    assert float((expected - base).norm() / base.norm()) > 0.05, "the LoRA must do something"
+    error = float((actual - expected).norm() / expected.norm())
+    print(f"{name} at {strength}: relative error {error:.1e}")
+    assert error <= 1e-4
+
+
+def test_the_webuis_prediction_without_a_lora_is_ours(theirs, model):
+    expected = torch.tensor(theirs["predictions"][0]["values"])
+    assert float((ours(model, None, 1.0) - expected).norm() / expected.norm()) <= 1e-4
+
+
+def test_training_on_the_live_model_shares_every_tensor_and_leaves_no_trace(theirs):
+    live = theirs["live"]
+    assert live["shared"] == live["parameters"] > 900
+    assert len(live["losses"]) == 10
+    assert live["lora_changes_picture"], "a LoRA was in the weights when training began"
+    assert live["weights_equal"] and live["flags_equal"] and live["hooks"] == 0
+    assert live["picture_equal"] and live["lora_works_again"] and live["new_lora_changes_picture"]
+
+
+def test_training_on_the_live_model_gives_the_losses_of_training_on_the_file(theirs, webui_checkpoint, tmp_path):
+    from lib_lora.base.events import StepDone
+    from lib_lora.base.options import from_mapping
+    from lib_lora.training.config import TrainConfig
+    from lib_lora.training.run import Run
+
+    options = {
+        "pretrained_model_name_or_path": webui_checkpoint, "train_data_dir": make_pictures(tmp_path),
+        "output_dir": tmp_path / "Lora", "output_name": "trained", "network_dim": 4, "seed": 1, "resolution": "64",
+        "min_bucket_reso": 64, "max_train_steps": 10, "learning_rate": 1e-3, "train_batch_size": 2,
+    }
+    events = Run(from_mapping(TrainConfig, options)).events()
+    losses = [event.loss for event in events if isinstance(event, StepDone)]
+    assert losses == pytest.approx(theirs["live"]["losses"], rel=1e-3)
