@@ -287,5 +287,10 @@ def docs_table(config: type) -> str:
     for info in options_of(config):
         default = "required" if info.required else f"`{default_text(info)}`"
         unit = f" ({info.unit})" if info.unit else ""
-        lines.append(f"| `{info.name}` | {default} | {info.allowed}{unit} | {info.help} |")
+        lines.append(f"| `{info.name}` | {default} | {info.allowed}{unit} | {_escaped(info.help)} |")
     return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """Markdown would take ``<name>`` for a tag."""
+    return text.replace("<", "\\<")

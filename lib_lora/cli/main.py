@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,8 +82,36 @@ def _sample(flags: dict[str, Any]) -> int:
     return run_sampling(from_mapping(SampleConfig, flags))
 
 
+def _no_flags(parser: argparse.ArgumentParser) -> None:
+    """A command without flags."""
+
+
+def _options(flags: dict[str, Any]) -> int:
+    from lib_lora.cli.options import options_page
+
+    print(options_page(), end="")
+    return 0
+
+
+def _ui_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    parser.add_argument("--port", type=int, default=7862, metavar="N", help="port to listen on (default: 7862)")
+    parser.add_argument(
+        "--inbrowser", action=argparse.BooleanOptionalAction, default=True, help="open the page in the browser"
+    )
+
+
+def _ui(flags: dict[str, Any]) -> int:
+    from lib_lora.cli.sample import SampleConfig, free_path
+
+    # Rooms of one brace do not import each other: the page is looked up by name and handed what it needs from here.
+    return importlib.import_module("lib_lora.ui.app").launch(SampleConfig, free_path, **flags)
+
+
 _COMMANDS = [
     ("train", "train a LoRA on a folder of pictures", _train, _train_flags),
     ("plan", "say what train would do: pictures, buckets, repeats, steps", _plan, _train_flags),
     ("sample", "make pictures with a checkpoint and LoRAs", _sample, _sample_flags),
+    ("options", "print the table of all options", _options, _no_flags),
+    ("ui", "open the page in the browser", _ui, _ui_flags),
 ]

@@ -19,7 +19,7 @@ from lib_lora.base.events import (
 from lib_lora.cli.progress import stop_on_ctrl_c
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.log import AVERAGE_STEPS
-from lib_lora.training.run import Run, make_plan
+from lib_lora.training.planning import make_plan
 
 
 def show_plan(config: TrainConfig) -> int:
@@ -29,7 +29,10 @@ def show_plan(config: TrainConfig) -> int:
 
 def run_training(config: TrainConfig) -> int:
     """Train and print. 0 when the run came to its end, 130 when it was stopped."""
-    run = Run(config)
+    plan = make_plan(config)  # its errors must not wait for torch
+    from lib_lora.training.run import Run
+
+    run = Run(config, plan=plan)
     printer = Printer()
     stopped = False
     with stop_on_ctrl_c(run.control):

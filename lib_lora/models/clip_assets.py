@@ -34,9 +34,8 @@ def _from_hub() -> Path:
 
     for local_only in (True, False):
         try:
-            return [
-                Path(hf_hub_download(OPENAI_CLIP, name, local_files_only=local_only)) for name in _VOCABULARY
-            ][0].parent
+            files = [hf_hub_download(OPENAI_CLIP, name, local_files_only=local_only) for name in _VOCABULARY]
+            return Path(files[0]).parent
         except Exception as error:  # the hub raises a family of errors that differs between its versions
             problem = error
     raise StudioError(

@@ -68,7 +68,8 @@ def text_states(text_encoder: Any, ids: torch.Tensor, clip_skip: int = 1) -> tor
     """
     layers = text_encoder.config.num_hidden_layers
     if not 1 <= clip_skip <= layers:
-        raise StudioError("not allowed", field="clip_skip", came=clip_skip, allowed=f"a whole number from 1 to {layers}")
+        allowed = f"a whole number from 1 to {layers}"
+        raise StudioError("not allowed", field="clip_skip", came=clip_skip, allowed=allowed)
     if clip_skip == 1:
         return text_encoder(input_ids=ids).last_hidden_state
     states = text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-clip_skip]

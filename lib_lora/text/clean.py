@@ -38,8 +38,12 @@ def plain_characters(text: str) -> str:
     """The part of ``ftfy.fix_text`` that does not guess encodings."""
     if "<" not in text:  # ftfy takes a text with "<" for HTML, where entities mean something
         text = _ENTITY.sub(lambda match: html.unescape(match.group()), text)
-    text = _LIGATURES.sub(lambda match: _LONG_S_T.get(match.group(), unicodedata.normalize("NFKC", match.group())), text)
-    text = _FULL_OR_HALF_WIDTH.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text)
+    text = _LIGATURES.sub(lambda match: _LONG_S_T.get(match.group()) or _compatible(match), text)
+    text = _FULL_OR_HALF_WIDTH.sub(_compatible, text)
     text = _DOUBLE_QUOTES.sub('"', _SINGLE_QUOTES.sub("'", text))
     text = re.sub("\r\n|\r|\u2028|\u2029|\x85", "\n", text)
     return unicodedata.normalize("NFC", _CONTROLS.sub("", text))
+
+
+def _compatible(match: re.Match[str]) -> str:
+    return unicodedata.normalize("NFKC", match.group())

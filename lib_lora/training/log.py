@@ -26,7 +26,7 @@ class RunLog:
         self.losses: list[float] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(folder / "loss.csv", "w", newline="", encoding="utf-8")
+            self._file = (folder / "loss.csv").open("w", newline="", encoding="utf-8")
         except OSError as error:
             raise StudioError(f"cannot be written ({error.strerror})", field="logging_dir", file=folder) from error
         self._csv: csv.DictWriter | None = None

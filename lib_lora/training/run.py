@@ -17,61 +17,36 @@ from lib_lora.adapters.save import save_network
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import EpochDone, Event, Note, Progress, SampleReady, Saved, StepDone, TrainingEnded
 from lib_lora.base.signals import Control
-from lib_lora.dataset.plan import Plan, build_plan, parse_resolution
-from lib_lora.dataset.records import Scan, scan
+from lib_lora.dataset.plan import Plan, parse_resolution
 from lib_lora.files.atomic import atomic_write, safe_name
 from lib_lora.models.loader import load_model
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.sampling import SAMPLERS, generate
-from lib_lora.training.config import TrainConfig, alpha_warning, check
+from lib_lora.training.config import TrainConfig, alpha_warning
 from lib_lora.training.data import TrainingData
 from lib_lora.training.denoising import Denoising
 from lib_lora.training.log import RunLog
 from lib_lora.training.loop import train
 from lib_lora.training.metadata import run_metadata, save_metadata
+from lib_lora.training.planning import make_plan
 from lib_lora.training.optimizers import OptimizerSet, ParamGroup, build_optimizers, find_optimizer
 from lib_lora.training.samples import SamplePrompt, read_sample_prompts
 from lib_lora.training.schedules import SCHEDULES, Schedule, ScheduleShape, warmup_steps
 
-DEFAULT_STEPS = 1600
-
-
-def make_plan(config: TrainConfig) -> Plan:
-    """What the run will do: pictures, buckets, repeats, steps. Reads headers and captions only.
-
-    Raises:
-        StudioError: an option or the dataset is at fault.
-    """
-    check(config)
-    resolution = parse_resolution(config.resolution)
-    training = _scan(config, config.train_data_dir, regularisation=False)
-    regularisation = _scan(config, config.reg_data_dir, regularisation=True) if config.reg_data_dir else None
-    steps = config.max_train_steps or (None if config.max_train_epochs else DEFAULT_STEPS)
-    return build_plan(
-        training, regularisation, resolution=resolution, batch_size=config.train_batch_size,
-        enable_bucket=config.enable_bucket, bucket_no_upscale=config.bucket_no_upscale,
-        min_bucket_reso=config.min_bucket_reso, max_bucket_reso=config.max_bucket_reso,
-        bucket_reso_steps=config.bucket_reso_steps, epochs=config.max_train_epochs, max_train_steps=steps,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-    )
-
-
-def _scan(config: TrainConfig, folder: Path, *, regularisation: bool) -> Scan:
-    outputs = [config.output_dir, *([] if regularisation or not config.reg_data_dir else [config.reg_data_dir])]
-    found = scan(
-        folder, caption_extension=config.caption_extension, regularisation=regularisation, exclude=outputs
-    )
-    found.raise_for_faults()
-    return found
-
-
 @dataclass
 class Run:
-    """One run of ``train``. ``events()`` does the work; ``control.stop()`` ends it early and keeps what it has."""
+    """One run of ``train``. ``events()`` does the work; ``control.stop()`` ends it early and keeps what it has.
+
+    Attributes:
+        model: a model to train on, the WebUI's say; without one the config's checkpoint is loaded.
+        plan: what ``make_plan`` gave for the config; without one it is made.
+        written: the files written so far.
+    """
 
     config: TrainConfig
     control: Control = field(default_factory=Control)
     model: DiffusionModel | None = None
+    plan: Plan | None = None
     written: list[Path] = field(default_factory=list)
 
     def events(self) -> Iterator[Event]:
@@ -82,7 +57,7 @@ class Run:
         """
         started = time.perf_counter()
         config = self.config
-        plan = make_plan(config)
+        plan = self.plan or make_plan(config)
         self._check_outside()
         yield from self._notes(plan)
         if self.model is None:

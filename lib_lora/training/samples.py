@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from lib_lora.base.errors import StudioError
+from lib_lora.text.extra_networks import has_tags
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,17 @@ def read_sample_prompts(path: Path, size_px: tuple[int, int]) -> list[SampleProm
 def parse_sample_prompt(line: str, size_px: tuple[int, int] = (512, 512)) -> SamplePrompt:
     """One line of the file above."""
     text, *flags = (" " + line.strip()).split(" --")
+    if has_tags(text):
+        raise StudioError(
+            "samples are made with the LoRA that is trained and no other", field="sample_prompts", came=text.strip(),
+            allowed="prompts without <lora:...>",
+        )
     sample = SamplePrompt(text.strip(), width=size_px[0], height=size_px[1])
     for flag in flags:
         name, _, value = flag.partition(" ")
         if name not in _FLAGS:
-            raise StudioError("unknown flag", field="sample_prompts", came=f"--{flag}", allowed=[f"--{n}" for n in _FLAGS])
+            allowed = [f"--{known}" for known in _FLAGS]
+            raise StudioError("unknown flag", field="sample_prompts", came=f"--{flag}", allowed=allowed)
         field = _FLAGS[name]
         kind = type(getattr(sample, field))
         try:

@@ -17,7 +17,7 @@ from lib_lora.files.toml_file import read_toml
 from lib_lora.training.config import TrainConfig
 from lib_lora.ui import compat_gradio, show, work
 from lib_lora.ui.compat_gradio import gr
-from lib_lora.ui.forms import Look, build_form
+from lib_lora.ui.forms import Form, Look, build_form
 from lib_lora.ui.monitor import RunMonitor, RunState
 
 TRAINING, SAMPLING = "training", "sampling"
@@ -35,18 +35,19 @@ class RunPanel:
             self.plan_button = gr.Button("Plan", min_width=80) if with_plan else None
             self.start_button = gr.Button(start, variant="primary", min_width=80)
             self.stop_button = gr.Button("Stop", variant="stop", min_width=80, interactive=False)
-        self.message = gr.HTML("")
+        self.message = gr.HTML("", visible=False)
         self.status = gr.HTML(show.status_html(RunState()))
-        self.loss = gr.HTML("")
+        self.loss = gr.HTML("", visible=False)
         self.pictures = gr.Gallery(label="pictures", columns=3, height="auto", object_fit="contain", visible=False)
-        self.files = gr.HTML("")
-        self.plan = gr.HTML("")
+        self.files = gr.HTML("", visible=False)
+        self.plan = gr.HTML("", visible=False)
         self.stop_button.click(self._stop, outputs=[self.stop_button], queue=False)
 
     @property
     def outputs(self) -> list[Any]:
         return [
-            self.start_button, self.stop_button, self.message, self.status, self.loss, self.pictures, self.files, self.plan
+            self.start_button, self.stop_button, self.message, self.status, self.loss, self.pictures, self.files,
+            self.plan,
         ]
 
     def follow(self) -> Iterator[Updates]:
@@ -69,14 +70,14 @@ class RunPanel:
                 state.running and not state.stopping,
                 lambda: gr.update(interactive=state.running and not state.stopping),
             ),
-            self.message: (state.error, lambda: show.error_html(state.error)),
+            self.message: (state.error, lambda: _html(show.error_html(state.error))),
             self.status: (show.status_html(state), lambda: show.status_html(state)),
             self.pictures: (len(state.pictures), lambda: _gallery(state)),
-            self.files: (len(state.written), lambda: show.files_html(state.written)),
-            self.plan: (len(state.notes), lambda: show.plan_html("\n\n".join(state.notes))),
+            self.files: (len(state.written), lambda: _html(show.files_html(state.written))),
+            self.plan: (len(state.notes), lambda: _html(show.plan_html("\n\n".join(state.notes)))),
         }
         if draw:
-            parts[self.loss] = (len(state.losses), lambda: show.loss_html(state.losses))
+            parts[self.loss] = (len(state.losses), lambda: _html(show.loss_html(state.losses)))
         changed = {part: make() for part, (key, make) in parts.items() if shown.get(part, parts) != key}
         shown.update({part: key for part, (key, _) in parts.items()})
         return changed
@@ -86,14 +87,22 @@ class RunPanel:
         try:
             self.monitor.start(self.name, make_work())
         except StudioError as error:
-            yield {self.message: show.error_html(str(error))}
+            yield self.complain(error)
             return
         yield from self.follow()
+
+    def complain(self, error: StudioError) -> Updates:
+        return {self.message: _html(show.error_html(str(error)))}
 
     def _stop(self) -> Any:
         if self.monitor.read(self.name).running:
             self.monitor.stop()
         return gr.update(interactive=False)
+
+
+def _html(text: str) -> Any:
+    """An empty piece takes no room on the page."""
+    return gr.update(value=text, visible=bool(text))
 
 
 def _gallery(state: RunState) -> Any:
@@ -113,14 +122,127 @@ def build_app(monitor: RunMonitor, sample_config: type, free_path: Callable[[Pat
     Args:
         sample_config, free_path: the options of ``sample`` and how it names its pictures.
     """
-    model = Look(
-        value=next(iter(work.checkpoints()), None), choices=work.checkpoints(), placeholder="path of a .safetensors file"
-    )
+    found = work.checkpoints()
+    model = Look(value=found[0] if found else None, choices=found, placeholder="path of a .safetensors file")
     with compat_gradio.make_blocks("LoRA Studio", show.CSS) as blocks:
         gr.HTML('<div id="studio-title"><h1>LoRA Studio</h1></div>')
         with gr.Tab("Train"):
-            train_panel = _train_tab(blocks, monitor, model)
+            _train_tab(blocks, monitor, model)
         with gr.Tab("Sample") as tab:
             _sample_tab(blocks, tab, monitor, model, sample_config, free_path)
-    assert train_panel is not None
     return blocks
+
+
+def _train_tab(blocks: gr.Blocks, monitor: RunMonitor, model: Look) -> None:
+    looks = {
+        "pretrained_model_name_or_path": model, "train_data_dir": Look(placeholder="demo/dataset"),
+        "output_name": Look(placeholder="my-lora"), "network_type": Look(late_choices=work.network_types),
+        "optimizer_type": Look(late_choices=work.optimizers), "lr_scheduler": Look(late_choices=work.schedules),
+        "sample_sampler": Look(late_choices=work.samplers),
+    }
+    with gr.Row():
+        with gr.Column(scale=3, min_width=480):
+            with gr.Row(elem_id="train-file"):
+                demo = "demo/demo.toml"
+                file = gr.Textbox(
+                    demo if Path(demo).is_file() else "", label="config file", scale=4, info="TOML file of options"
+                )
+                load = gr.Button("Fill in the form", min_width=140, scale=1)
+            form = build_form(TrainConfig, looks)
+        with gr.Column(scale=2, min_width=400, elem_id="train-panel"):
+            panel = RunPanel(monitor, TRAINING, "Train", with_plan=True)
+
+    def fill(path: str) -> Updates:
+        try:
+            return {**form.fill(read_toml(Path(path.strip()))), panel.message: _html("")}
+        except StudioError as error:
+            return panel.complain(error)
+
+    def plan(page: Mapping[Any, Any]) -> Updates:
+        try:
+            return {panel.plan: _html(show.plan_html(work.plan_text(form.read(page)))), panel.message: _html("")}
+        except StudioError as error:
+            return panel.complain(error)
+
+    def train(page: Mapping[Any, Any]) -> Iterator[Updates]:
+        yield from panel.start(lambda: partial(work.train, form.read(page)))
+
+    load.click(fill, [file], [*form.components.values(), panel.message])
+    panel.plan_button.click(plan, form.inputs, [panel.plan, panel.message])
+    panel.start_button.click(train, form.inputs, panel.outputs, show_progress="hidden")
+    _on_load(blocks, form, panel)
+
+
+def _sample_tab(
+    blocks: gr.Blocks,
+    tab: gr.Tab,
+    monitor: RunMonitor,
+    model: Look,
+    config: type,
+    free_path: Callable[[Path, int], Path],
+) -> None:
+    looks = {
+        "pretrained_model_name_or_path": model, "prompt": Look(lines=3), "negative_prompt": Look(lines=2),
+        "sampler": Look(late_choices=work.samplers),
+    }
+    with gr.Row():
+        with gr.Column(scale=3, min_width=480):
+            with gr.Row(elem_id="sample-lora"):
+                lora = gr.Dropdown([], label="LoRA", info="those in lora_dir", scale=3, allow_custom_value=True)
+                strength = gr.Number(1.0, label="strength", info="1 is as it was trained", scale=1, min_width=120)
+                add = gr.Button("Add to the prompt", scale=1, min_width=140)
+            form = build_form(config, looks)
+        with gr.Column(scale=2, min_width=400, elem_id="sample-panel"):
+            panel = RunPanel(monitor, SAMPLING, "Make pictures", with_plan=False)
+    prompt, folder = form.components["prompt"], form.components["lora_dir"]
+
+    def names(path: str) -> Any:
+        return gr.update(choices=work.loras(path))
+
+    def add_lora(text: str, name: str | None, strength: float | None) -> str:
+        return f"{text.strip()} <lora:{name}:{1.0 if strength is None else strength:g}>".strip() if name else text
+
+    def sample(page: Mapping[Any, Any]) -> Iterator[Updates]:
+        yield from panel.start(lambda: partial(work.sample, form.read(page), free_path))
+
+    add.click(add_lora, [prompt, lora, strength], [prompt])
+    for event in (tab.select, folder.change, blocks.load):
+        event(names, [folder], [lora], show_progress="hidden")
+    panel.start_button.click(sample, form.inputs, panel.outputs, show_progress="hidden")
+    _on_load(blocks, form, panel)
+
+
+def _on_load(blocks: gr.Blocks, form: Form, panel: RunPanel) -> None:
+    """A page that opens shows what runs, and gets the names that cost an import of torch."""
+    late = [form.components[name] for name, look in form.looks.items() if look.late_choices]
+    blocks.load(panel.follow, None, panel.outputs, show_progress="hidden")
+    blocks.load(form.late_choices, None, late, show_progress="hidden")
+
+
+def launch(
+    sample_config: type, free_path: Callable[[Path, int], Path], *, host: str, port: int, inbrowser: bool
+) -> int:
+    """Serve the page until Ctrl-C; then a run that is going on is stopped and keeps what it has.
+
+    Raises:
+        StudioError: the port is taken.
+    """
+    monitor = RunMonitor()
+    blocks = build_app(monitor, sample_config, free_path)
+    try:
+        compat_gradio.launch(
+            blocks, show.CSS, server_name=host, server_port=port, inbrowser=inbrowser and _has_screen(), share=False
+        )
+    except OSError as error:
+        raise StudioError(
+            f"cannot be opened ({error})", field="port", came=port, allowed="a free port, as --port 7863"
+        ) from error
+    finally:
+        monitor.stop()
+        monitor.wait()
+    return 0
+
+
+def _has_screen() -> bool:
+    """Without one, Linux may open a text browser in the terminal."""
+    return not sys.platform.startswith("linux") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ))

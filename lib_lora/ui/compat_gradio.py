@@ -37,4 +37,6 @@ def _look(css: str) -> dict[str, Any]:
     theme = gr.themes.Default(
         primary_hue="indigo", font=["system-ui", "Segoe UI", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
+    # The options' help is what a person reads here; the theme's own grey is too faint for that.
+    theme.set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
     return {"theme": theme, "css": css}

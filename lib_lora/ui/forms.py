@@ -129,7 +129,7 @@ def build_form(config: type[C], looks: Mapping[str, Look] | None = None) -> Form
         if basic:
             with gr.Group():
                 if group:
-                    gr.HTML(f'<h3 class="studio-group">{group}</h3>')
+                    gr.HTML(f"<h3>{group}</h3>", elem_classes=["studio-group"])
                 _lay_out(form, basic)
         if advanced:
             with gr.Accordion(" · ".join(part for part in (group, "advanced") if part), open=False):
@@ -141,7 +141,7 @@ def _lay_out(form: Form, infos: list[OptionInfo]) -> None:
     switches = [info for info in infos if info.kind is bool]
     for row in ([info for info in infos if info.kind is not bool], switches):
         if row:
-            with gr.Row():
+            with gr.Row(elem_id=f"studio-row-{form.config.__name__}-{row[0].name}"):
                 for info in row:
                     form.components[info.name] = _component(info, form)
 
@@ -152,7 +152,8 @@ def _component(info: OptionInfo, form: Form) -> Any:
     wide = info.required or look.lines > 1
     common = {
         "label": f"{info.name} ({info.unit})" if info.unit else info.name, "info": info.help, "value": value,
-        "elem_id": f"{form.config.__name__}-{info.name}", "min_width": 420 if wide else 200, "interactive": True,
+        "elem_id": f"{form.config.__name__}-{info.name}", "min_width": 200, "interactive": True,
+        "elem_classes": ["studio-wide"] if wide else [],
     }
     if info.kind is bool:
         return gr.Checkbox(**common)

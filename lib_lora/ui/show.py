@@ -13,7 +13,13 @@ from lib_lora.ui.monitor import AVERAGE_STEPS, RunState
 CSS = """
 .gradio-container {max-width: 100% !important}
 #studio-title h1 {font-size: 1.6rem; font-weight: 650; margin: .2rem 0}
-.studio-group {font-size: 1rem; font-weight: 650; margin: 0; padding: .6rem .9rem .1rem}
+.studio-group {padding: 0 !important; border: 0 !important}
+.studio-group h3 {font-size: 1rem; font-weight: 650; margin: 0; padding: .5rem .8rem}
+[id^=studio-row] .form {display: grid !important; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr));
+  gap: 0; background: var(--block-background-fill)}
+[id^=studio-row] .studio-wide {grid-column: 1 / -1}
+#train-file button, #sample-lora button {align-self: center; flex-grow: 0}
+#train-panel, #sample-panel {position: sticky; top: 8px; align-self: flex-start}
 .studio-error {border-left: 4px solid #dc2626; background: #dc262620; padding: .6rem .8rem; border-radius: 6px;
   overflow-wrap: anywhere}
 .studio-status {font-variant-numeric: tabular-nums}

@@ -108,7 +108,7 @@ def broken(options, tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("missing folder", ["train_data_dir", "nowhere"]), ("no pictures", ["2_zorb"]),
+        ("missing folder", ["train_data_dir", "nowhere"]), ("no pictures", ["train_data_dir", "no pictures"]),
         ("unreadable picture", ["1.png"]), ("empty caption", ["1.txt"]), ("rank 0", ["network_dim", "at least 1"]),
         ("unknown value", ["save_precision", "fp16, bf16, float"]), ("unknown option", ["netwrok_dim", "network_dim"]),
         ("unwritable", ["output_dir"]),
@@ -147,3 +147,9 @@ def test_help_does_not_wait_for_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--network_dim" in done.stdout
+
+
+def test_a_plan_does_not_wait_for_torch(train_options):
+    code = f"import sys; from lib_lora.cli.main import main\nassert main(['plan', *{flags(train_options)!r}]) == 0\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -7,11 +7,6 @@ Wants ``SD_WEBUI_DIR`` (a checkout of A1111 v1.10.1) and ``SD_WEBUI_PYTHON`` (it
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,14 +14,9 @@ import pytest
 from lib_lora.models.loader import load_model
 from lib_lora.models.sampling import generate
 
-WEBUI, PYTHON = os.environ.get("SD_WEBUI_DIR"), os.environ.get("SD_WEBUI_PYTHON")
-HERE = Path(__file__).parent
-DEMO = HERE.parents[1] / "demo" / "model"
 GREY_LEVELS = 3  # rounding in another order; a wrong formula gives dozens
 
-pytestmark = pytest.mark.skipif(
-    not (WEBUI and PYTHON), reason="SD_WEBUI_DIR and SD_WEBUI_PYTHON do not name a WebUI and its interpreter"
-)
+pytestmark = pytest.mark.webui
 
 PLAIN = {"prompt": "red cat, (blue dog:1.3), [circle]", "negative_prompt": "a (green:0.8) star", "seed": 7, "steps": 8,
          "sampler_name": "Euler a", "cfg_scale": 4.0, "width": 128, "height": 128}
@@ -46,39 +36,18 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, tiny_checkpoint) -> Path:
-    """The checkpoint where its yaml names the text encoder's folder absolutely: the WebUI knows no other way."""
-    demos = sorted(DEMO.glob("*.safetensors"))
-    source = Path(os.environ.get("SD_WEBUI_CKPT") or (demos[0] if demos else tiny_checkpoint)).resolve()
-    copy = tmp_path_factory.mktemp("webui") / source.name
-    shutil.copyfile(source, copy)
-    config = source.with_suffix(".yaml")
-    if config.is_file():
-        text = re.sub(r"(?m)^(\s*version:\s*)(\S+)", lambda m: m[1] + absolute(m[2], source.parent), config.read_text("utf-8"))
-        copy.with_suffix(".yaml").write_text(text, encoding="utf-8")
-    return copy
-
-
-def absolute(version: str, folder: Path) -> str:
-    version = version.strip("'\"")
-    return str(folder / version) if (folder / version).is_dir() else version
-
-
-@pytest.fixture(scope="module")
-def theirs(checkpoint, tmp_path_factory) -> dict[str, np.ndarray]:
+def theirs(webui_checkpoint, run_in_webui, tmp_path_factory) -> dict[str, np.ndarray]:
     folder = tmp_path_factory.mktemp("driver")
-    (folder / "cases.json").write_text(json.dumps(list(CASES.values())), encoding="utf-8")
-    command = [PYTHON, HERE / "webui_driver.py", WEBUI, checkpoint, folder / "cases.json", folder / "out.npz", folder / "data"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
-    with np.load(folder / "out.npz") as pictures:
+    cases, out = folder / "cases.json", folder / "out.npz"
+    cases.write_text(json.dumps(list(CASES.values())), encoding="utf-8")
+    run_in_webui("webui_driver.py", webui_checkpoint, cases, out, folder / "data")
+    with np.load(out) as pictures:
         return {name: pictures[str(index)] for index, name in enumerate(CASES)}
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint):
-    return load_model(checkpoint)
+def model(webui_checkpoint):
+    return load_model(webui_checkpoint)
 
 
 @pytest.mark.parametrize("name", CASES)

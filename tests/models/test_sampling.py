@@ -73,8 +73,8 @@ def test_one_euler_step_written_out(tiny_model, prediction):
             x = noise * sigma / (sigma**2 + 1) ** 0.5
             out = tiny_model.unet(x, torch.tensor([999.0]), encoder_hidden_states=context(tiny_model, prompt)).sample
             # x0 of the variance-preserving x: (x - sqrt(1-a) eps) / sqrt(a), or sqrt(a) x - sqrt(1-a) v.
-            is_v = prediction == "v_prediction"
-            outs.append(alpha**0.5 * x - (1 - alpha) ** 0.5 * out if is_v else (x - (1 - alpha) ** 0.5 * out) / alpha**0.5)
+            a, b = alpha**0.5, (1 - alpha) ** 0.5
+            outs.append(a * x - b * out if prediction == "v_prediction" else (x - b * out) / a)
     expected = outs[1] + 2.0 * (outs[0] - outs[1])
     assert close(latents(tiny_model, steps=1, sampler="Euler"), expected)
 

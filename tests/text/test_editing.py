@@ -38,7 +38,8 @@ def test_what_holds_up_to_which_step(prompt, expected):
 
 def test_parts_joined_by_and():
     assert split_composition("a cat") == [("a cat", 1.0)]
-    assert split_composition("a cat :1.2 AND a dog AND a bird : -.5 ") == [("a cat", 1.2), (" a dog", 1.0), (" a bird", -0.5)]
+    parts = split_composition("a cat :1.2 AND a dog AND a bird : -.5 ")
+    assert parts == [("a cat", 1.2), (" a dog", 1.0), (" a bird", -0.5)]
     assert split_composition("SAND and HAND") == [("SAND and HAND", 1.0)]
 
 

@@ -19,7 +19,7 @@ from lib_lora.training.denoising import Denoising
 from lib_lora.training.loop import train
 from lib_lora.training.noise import sample_noise, sample_timesteps
 from lib_lora.training.optimizers import OptimizerSet
-from lib_lora.training.run import make_plan
+from lib_lora.training.planning import make_plan
 from lib_lora.training.schedules import Schedule, ScheduleShape
 
 SPEC = NetworkSpec(rank=2, alpha=1.0, conv_rank=2, conv_alpha=2.0)

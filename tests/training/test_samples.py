@@ -25,7 +25,7 @@ def test_comments_and_empty_lines_are_skipped(tmp_path):
     assert [p.prompt for p in read_sample_prompts(path, (512, 512))] == ["a cat", "a dog"]
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", "a cat --z 3", "a cat --d many"])
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "a cat --z 3", "a cat --d many", "a cat <lora:x:1>"])
 def test_unreadable_prompts_are_refused(tmp_path, text):
     path = tmp_path / "prompts.txt"
     path.write_text(text)

@@ -1,0 +1,22 @@
+"""``options``: the table of all options, from which ``docs/options.md`` is made."""
+
+from __future__ import annotations
+
+from lib_lora.base.options import docs_table
+from lib_lora.cli.sample import SampleConfig
+from lib_lora.training.config import TrainConfig
+
+
+def options_page() -> str:
+    """The page ``docs/options.md``."""
+    parts = [
+        "# Options",
+        "Made by `python run.py cli options`; a test keeps this page and the code together.",
+        "## train and plan",
+        "As flags (`--network_dim 16`) and in a TOML file (`network_dim = 16`, given by `--config_file`). "
+        "`none` means that the option is not set.",
+        docs_table(TrainConfig),
+        "## sample",
+        docs_table(SampleConfig),
+    ]
+    return "\n\n".join(parts) + "\n"
