@@ -24,6 +24,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -619,8 +620,9 @@ def _quoted(requirement: str) -> str:
 
 
 def _run(command: list[str], **kwargs) -> int:
-    """Run and wait. Ctrl-C goes to the child, which saves and ends; we wait until it has."""
+    """Run and wait. Ctrl-C and SIGTERM go to the child, which saves and ends; we wait until it has."""
     process = subprocess.Popen(command, **kwargs)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
         try:
             code = process.wait()
@@ -655,17 +657,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our own options, and what goes on to the command: after ``--``, after ``cli``, and demo's and ui's unknown."""
+    """Our own options, and what goes on to the command: after ``--``, after ``cli``, and what is not ours."""
     arguments, rest = list(arguments), []
     if "cli" not in arguments[:1] and "--" in arguments:
         cut = arguments.index("--")
         arguments, rest = arguments[:cut], arguments[cut + 1 :]
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
-    if unknown and options.command not in ("demo", "ui"):
+    if unknown and options.command not in ("demo", "ui", "cli"):
         hint = " (pytest's own options go after --)" if options.command == "test" else ""
         parser.error(f"unknown: {' '.join(unknown)}{hint}")
-    return options, [*getattr(options, "arguments", []), *unknown, *rest]
+    return options, [*unknown, *getattr(options, "arguments", []), *rest]
 
 
 def command_line(python: str, options: argparse.Namespace, rest: list[str]) -> list[str]:

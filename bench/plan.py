@@ -16,8 +16,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib_lora.dataset.plan import build_plan  # noqa: E402
-from lib_lora.dataset.records import scan  # noqa: E402
+from lib_lora.dataset.plan import build_plan
+from lib_lora.dataset.records import scan
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -49,8 +49,10 @@ def main() -> None:
             plan = build_plan(found, resolution=(512, 512), batch_size=4, epochs=1)
             end = time.perf_counter()
             rate = count / (end - begin)
-            print(f"{number:>4} {scanned - begin:>8.2f} {end - scanned:>8.2f} {rate:>11.0f} {len(plan.buckets):>8} "
-                  f"{plan.total_steps:>8}")
+            print(
+                f"{number:>4} {scanned - begin:>8.2f} {end - scanned:>8.2f} {rate:>11.0f} {len(plan.buckets):>8} "
+                f"{plan.total_steps:>8}"
+            )
 
 
 if __name__ == "__main__":

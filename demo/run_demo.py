@@ -89,7 +89,7 @@ def before_after(demo: Demo) -> Image.Image:
 
 
 def captioned(rows: list[list[Image.Image]]) -> Image.Image:
-    """The two rows with the prompts over them and "before" and "after" beside them, at one and a half times the size."""
+    """The rows, half as large again, with the prompts over them and "before" and "after" beside them."""
     sheet = contact_sheet(rows)
     sheet = sheet.resize((sheet.width * 3 // 2, sheet.height * 3 // 2), Image.Resampling.LANCZOS)
     left, top = 76, 60

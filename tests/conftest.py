@@ -46,7 +46,16 @@ def pictures(tmp_path) -> Path:
 def train_options(tiny_checkpoint, pictures, tmp_path) -> dict:
     """The options of a run of three steps on the tiny checkpoint."""
     return {
-        "pretrained_model_name_or_path": tiny_checkpoint, "train_data_dir": pictures, "output_dir": tmp_path / "Lora",
-        "output_name": "zorb", "network_dim": 2, "network_alpha": 2, "resolution": "64", "min_bucket_reso": 64,
-        "max_train_steps": 3, "learning_rate": 1e-2, "save_precision": "float", "device": "cpu",
+        "pretrained_model_name_or_path": tiny_checkpoint,
+        "train_data_dir": pictures,
+        "output_dir": tmp_path / "Lora",
+        "output_name": "zorb",
+        "network_dim": 2,
+        "network_alpha": 2,
+        "resolution": "64",
+        "min_bucket_reso": 64,
+        "max_train_steps": 3,
+        "learning_rate": 1e-2,
+        "save_precision": "float",
+        "device": "cpu",
     }

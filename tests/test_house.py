@@ -48,7 +48,7 @@ def _name(file: Path) -> str:
 
 
 def _room(name: str) -> str | None:
-    """"lib_lora.arch.ldm" -> "arch"; None for the package itself and for what is not ours."""
+    """ "lib_lora.arch.ldm" -> "arch"; None for the package itself and for what is not ours."""
     parts = name.split(".")
     return parts[1] if parts[0] == "lib_lora" and len(parts) > 1 else None
 
@@ -179,9 +179,18 @@ def test_constraints_hold_exact_versions_and_nothing_of_one_machine(environment)
 def test_the_host_constraints_are_the_webuis_own_pins():
     # requirements_versions.txt of AUTOMATIC1111's stable-diffusion-webui v1.10.1, the lines that concern us.
     webui = {
-        "setuptools": "69.5.1", "pillow": "9.5.0", "accelerate": "0.21.0", "fastapi": "0.94.0", "gradio": "3.41.2",
-        "numpy": "1.26.2", "protobuf": "3.20.0", "safetensors": "0.4.2", "transformers": "4.30.2", "httpx": "0.24.1",
-        "httpcore": "0.15.0", "psutil": "5.9.5",
+        "setuptools": "69.5.1",
+        "pillow": "9.5.0",
+        "accelerate": "0.21.0",
+        "fastapi": "0.94.0",
+        "gradio": "3.41.2",
+        "numpy": "1.26.2",
+        "protobuf": "3.20.0",
+        "safetensors": "0.4.2",
+        "transformers": "4.30.2",
+        "httpx": "0.24.1",
+        "httpcore": "0.15.0",
+        "psutil": "5.9.5",
     }
     pins = _requirements("constraints/host.txt")
     assert {name: str(pins[name].specifier) for name in webui} == {name: f"=={webui[name]}" for name in webui}

@@ -69,14 +69,25 @@ def write_clip_folder(folder: Path) -> Path:
         json.dumps({**specials, "pad_token": "<|endoftext|>"}), encoding="utf-8"
     )
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({**specials, "pad_token": "<|endoftext|>", "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}),
+        json.dumps(
+            {**specials, "pad_token": "<|endoftext|>", "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
+        ),
         encoding="utf-8",
     )
     config = {
-        "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "hidden_size": CONTEXT,
-        "intermediate_size": 2 * CONTEXT, "num_attention_heads": HEADS, "num_hidden_layers": 3,
-        "max_position_embeddings": 77, "vocab_size": VOCABULARY, "hidden_act": "quick_gelu", "projection_dim": CONTEXT,
-        "bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "layer_norm_eps": 1e-5,
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "hidden_size": CONTEXT,
+        "intermediate_size": 2 * CONTEXT,
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": 3,
+        "max_position_embeddings": 77,
+        "vocab_size": VOCABULARY,
+        "hidden_act": "quick_gelu",
+        "projection_dim": CONTEXT,
+        "bos_token_id": len(words) - 2,
+        "eos_token_id": len(words) - 1,
+        "layer_norm_eps": 1e-5,
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder

@@ -147,8 +147,9 @@ class Adapter(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_tensors(cls, target: Target, tensors: Mapping[str, Tensor], spec: NetworkSpec | None,
-                     state: NetworkState) -> Adapter:
+    def from_tensors(
+        cls, target: Target, tensors: Mapping[str, Tensor], spec: NetworkSpec | None, state: NetworkState
+    ) -> Adapter:
         """The adapter that a file's tensors (by suffix) describe; of ``spec`` it takes the dropouts alone.
 
         Raises:

@@ -135,7 +135,9 @@ class LoraAdapter(Adapter):
         if _without_ones(shape) != _without_ones(wanted):
             raise StudioError(
                 "does not fit: the LoRA is for another model family, or has another rank",
-                field=f"{self.key}.{suffix}", came=shape, allowed=f"shape {wanted}",
+                field=f"{self.key}.{suffix}",
+                came=shape,
+                allowed=f"shape {wanted}",
             )
         return tensor.reshape(wanted)
 

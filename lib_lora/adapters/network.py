@@ -47,14 +47,21 @@ class Network(nn.Module):
         made = [kind.create(target, spec, state) for target in find_targets(unet, text_encoders, spec)]
         adapters = [adapter for adapter in made if adapter is not None]
         if not adapters:
-            raise StudioError("only 3x3 convolutions are chosen: these need conv_dim", field="network_targets",
-                              came=spec.targets)
+            raise StudioError(
+                "only 3x3 convolutions are chosen: these need conv_dim", field="network_targets", came=spec.targets
+            )
         return cls(adapters, state)
 
     @classmethod
     def from_file_tensors(
-        cls, unet: nn.Module, text_encoders: list[nn.Module], tensors: Mapping[str, Tensor], *,
-        strict: bool = True, spec: NetworkSpec | None = None, seed: int = 0,
+        cls,
+        unet: nn.Module,
+        text_encoders: list[nn.Module],
+        tensors: Mapping[str, Tensor],
+        *,
+        strict: bool = True,
+        spec: NetworkSpec | None = None,
+        seed: int = 0,
     ) -> Network:
         """The network that a file holds; layers, types, ranks and alphas are the file's.
 
@@ -158,9 +165,7 @@ class Network(nn.Module):
             StudioError: modules do not match (strict), or a tensor has another shape; nothing was changed.
         """
         modules = _by_module(tensors)
-        matched = {
-            key: own for key, own in modules.items() if key in self.adapters and self.adapters[key].owns(own)
-        }
+        matched = {key: own for key, own in modules.items() if key in self.adapters and self.adapters[key].owns(own)}
         unmatched = Unmatched(
             [full for key, own in modules.items() if key not in matched for full in _full_keys(key, own)],
             [key for key in self.adapters if key not in matched],

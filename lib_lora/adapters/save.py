@@ -17,9 +17,18 @@ from lib_lora.files.safetensors_file import TensorData
 SAVE_PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
 
 _DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -44,7 +53,9 @@ def save_network(path: Path | str, network: Network, dtype: str, metadata: Mappi
     if broken:
         raise StudioError(
             f"{len(broken)} tensors hold infinite values or none at all (NaN), the first is {broken[0]}: not saved",
-            field="save_precision", came=dtype, allowed="weights that are finite numbers in the precision they are saved in",
+            field="save_precision",
+            came=dtype,
+            allowed="weights that are finite numbers in the precision they are saved in",
         )
     file = LoraFile(tensor_data(tensors), dict(metadata)).with_hashes()
     file.write(path)

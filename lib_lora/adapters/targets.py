@@ -44,8 +44,10 @@ def find_targets(unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkS
     targets = [target for target in targets if wanted(target.module_name)]
     if not targets:
         raise StudioError(
-            "no layer is left to train", field="network_targets", came=spec.targets,
-            allowed="all, attention, cross-attention, self-attention, or a regular expression that some layer's name has",
+            "no layer is left to train",
+            field="network_targets",
+            came=spec.targets,
+            allowed="all, attention, cross-attention, self-attention, or a regular expression that is in a layer's name",
         )
     return targets
 
@@ -70,7 +72,9 @@ def _name_filter(targets: str) -> Callable[[str], object]:
         return re.compile(_ATTENTION.get(targets, targets)).search
     except re.error as error:
         raise StudioError(
-            f"a regular expression with a fault: {error}", field="network_targets", came=targets,
+            f"a regular expression with a fault: {error}",
+            field="network_targets",
+            came=targets,
             allowed="all, attention, cross-attention, self-attention or a regular expression",
         ) from None
 

@@ -56,16 +56,28 @@ def _any_part(*parts: str) -> Callable[[Shapes], bool]:
 
 # In the order of asking: an adapter of some model names that model's layers too.
 _OTHERS: list[tuple[str, Callable[[Shapes], bool]]] = [
-    ("a LoRA, not a checkpoint", _any_part(
-        ".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".hada_w1_a", ".lokr_w1", ".oft_blocks", "lora_unet_"
-    )),
+    (
+        "a LoRA, not a checkpoint",
+        _any_part(
+            ".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".hada_w1_a", ".lokr_w1", ".oft_blocks", "lora_unet_"
+        ),
+    ),
     ("a ControlNet, not a checkpoint", _any_part("control_model.", "controlnet_", "input_hint_block", "zero_convs.")),
     ("a Stable Diffusion 3 model", _any_part("joint_blocks.")),
     ("a Flux model", _any_part("double_blocks.", "single_transformer_blocks.")),
     ("a Stable Cascade model", _any_part("down_blocks.0.0.channelwise.", "effnet_mapper", "clip_txt_pooled_mapper")),
-    ("a VAE, not a checkpoint", lambda shapes: "decoder.conv_in.weight" in shapes
-        or all(key.startswith("first_stage_model.") for key in shapes) and bool(shapes)),
-    ("a textual inversion embedding", lambda shapes: set(shapes) & {"emb_params", "string_to_param", "clip_l"} != set()),
+    (
+        "a VAE, not a checkpoint",
+        lambda shapes: (
+            "decoder.conv_in.weight" in shapes
+            or (all(key.startswith("first_stage_model.") for key in shapes)
+            and bool(shapes))
+        ),
+    ),
+    (
+        "a textual inversion embedding",
+        lambda shapes: set(shapes) & {"emb_params", "string_to_param", "clip_l"} != set(),
+    ),
     ("a UNet in diffusers' layout (give the pipeline's single-file checkpoint)", _any_prefix("down_blocks.")),
     ("a text encoder only", _any_prefix("text_model.", "cond_stage_model.")),
     ("no tensors at all", lambda shapes: not shapes),

@@ -13,12 +13,41 @@ TEXT_PREFIX = "lora_te_"
 TEXT_ROOT = "text_model."
 
 # Parts of module names that hold an underscore themselves.
-_ATOMS = frozenset((
-    "down_blocks", "mid_block", "up_blocks", "transformer_blocks", "proj_in", "proj_out", "to_q", "to_k", "to_v",
-    "to_out", "time_emb_proj", "conv_shortcut", "conv_in", "conv_out", "conv_norm_out", "time_embedding",
-    "add_embedding", "linear_1", "linear_2", "text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj",
-    "layer_norm1", "layer_norm2", "final_layer_norm", "token_embedding", "position_embedding", "text_projection",
-))
+_ATOMS = frozenset(
+    (
+        "down_blocks",
+        "mid_block",
+        "up_blocks",
+        "transformer_blocks",
+        "proj_in",
+        "proj_out",
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out",
+        "time_emb_proj",
+        "conv_shortcut",
+        "conv_in",
+        "conv_out",
+        "conv_norm_out",
+        "time_embedding",
+        "add_embedding",
+        "linear_1",
+        "linear_2",
+        "text_model",
+        "self_attn",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "out_proj",
+        "layer_norm1",
+        "layer_norm2",
+        "final_layer_norm",
+        "token_embedding",
+        "position_embedding",
+        "text_projection",
+    )
+)
 _LONGEST = max(atom.count("_") + 1 for atom in _ATOMS)
 
 
@@ -51,7 +80,7 @@ def split_prefix(module_key: str) -> tuple[str, str]:
     """
     for prefix in (UNET_PREFIX, TEXT_PREFIX, "lora_te1_", "lora_te2_"):
         if module_key.startswith(prefix):
-            return prefix, module_key[len(prefix):]
+            return prefix, module_key[len(prefix) :]
     raise KeyError(module_key)
 
 
@@ -66,7 +95,7 @@ def module_name(module_key: str) -> str:
     while place < len(words):
         # A longer atom wins: "text_model" before "text".
         for length in range(_LONGEST, 0, -1):
-            atom = "_".join(words[place:place + length])
+            atom = "_".join(words[place : place + length])
             if length == 1 or atom in _ATOMS:
                 parts.append(atom)
                 place += length

@@ -15,13 +15,21 @@ from lib_lora.base.errors import StudioError
 Shapes = Mapping[str, tuple[int, ...]]
 
 _RESNET = {
-    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2", "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
 }
 _UNET_TOP = {
-    "input_blocks.0.0": "conv_in", "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2", "label_emb.0.0": "add_embedding.linear_1",
-    "label_emb.0.2": "add_embedding.linear_2", "out.0": "conv_norm_out", "out.2": "conv_out",
+    "input_blocks.0.0": "conv_in",
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
 }
 _MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -34,7 +42,7 @@ def _is_resnet(rest: str) -> bool:
 def _resnet(rest: str) -> str:
     for old, new in _RESNET.items():
         if rest.startswith(old + "."):
-            return new + rest[len(old):]
+            return new + rest[len(old) :]
     raise KeyError(rest)
 
 
@@ -66,7 +74,7 @@ def unet_key(key: str, per_level: int) -> str:
     """
     for old, new in _UNET_TOP.items():
         if key.startswith(old + "."):
-            return new + key[len(old):]
+            return new + key[len(old) :]
     match = re.match(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(.*)", key)
     if not match:
         raise KeyError(key)

@@ -51,8 +51,14 @@ def option(
         group: the heading under which forms and docs show it.
     """
     metadata = {
-        "help": help, "unit": unit, "minimum": minimum, "maximum": maximum, "above": above,
-        "choices": choices, "level": level, "group": group,
+        "help": help,
+        "unit": unit,
+        "minimum": minimum,
+        "maximum": maximum,
+        "above": above,
+        "choices": choices,
+        "level": level,
+        "group": group,
     }
     if default is REQUIRED:
         return dataclasses.field(metadata=metadata, kw_only=True)
@@ -91,9 +97,10 @@ class OptionInfo:
             return ", ".join(self.choices)
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
         if self.is_list:
-            words = "a list of " + {"str": "texts", "float": "numbers", "int": "whole numbers"}[
-                typing.get_args(self.kind)[0].__name__
-            ]
+            words = (
+                "a list of "
+                + {"str": "texts", "float": "numbers", "int": "whole numbers"}[typing.get_args(self.kind)[0].__name__]
+            )
         else:
             words = names[self.kind]
         if self.above is not None:
@@ -277,7 +284,9 @@ def to_mapping(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         if value is None:
             continue
-        values[field.name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        values[field.name] = (
+            list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        )
     return values
 
 

@@ -55,8 +55,14 @@ def run_sampling(config: SampleConfig) -> int:
     with stop_on_ctrl_c(control), tqdm(total=config.images * config.steps, unit="step", file=sys.stderr) as bar:
         for seed in range(config.seed, config.seed + config.images):
             request = PictureRequest(
-                prompt=config.prompt, negative=config.negative_prompt, seed=seed, steps=config.steps,
-                sampler=config.sampler, cfg_scale=config.cfg_scale, width=config.width, height=config.height,
+                prompt=config.prompt,
+                negative=config.negative_prompt,
+                seed=seed,
+                steps=config.steps,
+                sampler=config.sampler,
+                cfg_scale=config.cfg_scale,
+                width=config.width,
+                height=config.height,
                 clip_skip=config.clip_skip,
             )
             picture = generator.generate(request, control=control, on_step=lambda *_: bar.update(1))

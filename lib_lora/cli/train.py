@@ -62,11 +62,13 @@ class Printer:
         elif isinstance(event, TrainingStarted):
             self._advance("steps", 0, event.total_steps, "step")
         elif isinstance(event, StepDone):
-            self._losses = [*self._losses[1 - AVERAGE_STEPS:], event.loss]
+            self._losses = [*self._losses[1 - AVERAGE_STEPS :], event.loss]
             self._advance("steps", event.step, None, "step")
             self._bar.set_postfix(
-                epoch=event.epoch, loss=f"{sum(self._losses) / len(self._losses):.4f}",
-                lr="/".join(f"{rate:.1e}" for rate in event.lr.values()), refresh=False,
+                epoch=event.epoch,
+                loss=f"{sum(self._losses) / len(self._losses):.4f}",
+                lr="/".join(f"{rate:.1e}" for rate in event.lr.values()),
+                refresh=False,
             )
         elif isinstance(event, Saved):
             self._line(f"saved {event.path}")
@@ -86,7 +88,11 @@ class Printer:
             self.close()
             # A terminal gets a live bar; a log file gets a line every few seconds.
             self._bar = tqdm(
-                total=total, desc=what, unit=unit, file=sys.stderr, dynamic_ncols=True,
+                total=total,
+                desc=what,
+                unit=unit,
+                file=sys.stderr,
+                dynamic_ncols=True,
                 mininterval=0.2 if sys.stderr.isatty() else 10,
             )
             self._what = what

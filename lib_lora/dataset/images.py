@@ -69,7 +69,10 @@ def fit_to_bucket(image: Image.Image, bucket: Bucket) -> FittedImage:
     # Only what stays is computed: a strip of 1 x 3000 px resized whole would fill the memory.
     across, down = image.width / full_width, image.height / full_height
     box = (
-        left * across, top * down, min((left + width) * across, image.width), min((top + height) * down, image.height)
+        left * across,
+        top * down,
+        min((left + width) * across, image.width),
+        min((top + height) * down, image.height),
     )
     fitted = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
     return FittedImage(np.array(fitted, dtype=np.uint8), (top, left), image.size)
@@ -85,7 +88,9 @@ def load_fitted(record: ImageRecord, bucket: Bucket, background: tuple[int, int,
     planned = (record.width_px, record.height_px)
     if image.size != planned:
         raise StudioError(
-            "the picture has changed since the dataset was read", file=record.path, came=_size_text(image.size),
+            "the picture has changed since the dataset was read",
+            file=record.path,
+            came=_size_text(image.size),
             allowed=_size_text(planned),
         )
     return fit_to_bucket(image, bucket)

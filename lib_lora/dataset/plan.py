@@ -61,9 +61,7 @@ class PlannedImage:
     @property
     def enlarged_by(self) -> float:
         """The factor by which the picture is scaled up; 1 or less where it is not."""
-        return max(
-            self.bucket.resized[0] / self.record.width_px, self.bucket.resized[1] / self.record.height_px
-        )
+        return max(self.bucket.resized[0] / self.record.width_px, self.bucket.resized[1] / self.record.height_px)
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,9 @@ def parse_resolution(text: str) -> Size:
         if min(width, height) >= _MIN_RESOLUTION_PX and width % _MULTIPLE_PX == 0 and height % _MULTIPLE_PX == 0:
             return width, height
     raise StudioError(
-        "not a resolution", field="resolution", came=text,
+        "not a resolution",
+        field="resolution",
+        came=text,
         allowed=f"one number or WIDTHxHEIGHT, at least {_MIN_RESOLUTION_PX}, multiples of {_MULTIPLE_PX}",
     )
 
@@ -244,8 +244,20 @@ def build_plan(
     total_steps, epochs = _length(steps_per_epoch, epochs, max_train_steps)
     notes += _notes(train, reg, images, counts, batch_size)
     return Plan(
-        train, reg, rules, images, entries, dict(sorted(counts.items())), batch_size, gradient_accumulation_steps,
-        processes, batches, steps_per_epoch, total_steps, epochs, tuple(notes),
+        train,
+        reg,
+        rules,
+        images,
+        entries,
+        dict(sorted(counts.items())),
+        batch_size,
+        gradient_accumulation_steps,
+        processes,
+        batches,
+        steps_per_epoch,
+        total_steps,
+        epochs,
+        tuple(notes),
     )
 
 
@@ -279,12 +291,16 @@ def _checked_rules(rules: BucketRules) -> tuple[BucketRules, list[str]]:
         raise StudioError("not allowed", field="bucket_reso_steps", came=step, allowed=f"multiples of {_MULTIPLE_PX}")
     if not 0 < lower <= min(rules.resolution):
         raise StudioError(
-            "does not fit the resolution", field="min_bucket_reso", came=rules.min_bucket_reso,
+            "does not fit the resolution",
+            field="min_bucket_reso",
+            came=rules.min_bucket_reso,
             allowed=f"{step} to {min(rules.resolution)}",
         )
     if max(rules.resolution) > upper:
         raise StudioError(
-            "below the resolution", field="max_bucket_reso", came=rules.max_bucket_reso,
+            "below the resolution",
+            field="max_bucket_reso",
+            came=rules.max_bucket_reso,
             allowed=f"at least {max(rules.resolution)}",
         )
     notes = []
@@ -317,7 +333,8 @@ def _place(train: Scan, reg: Scan | None, rules: BucketRules) -> tuple[PlannedIm
         names = "".join(f"\n  {record.path}: {record.width_px}x{record.height_px}" for record in misfits[:10])
         raise StudioError(
             f"too small or too thin for it: {_many(len(misfits), 'picture')}:{names}\n",
-            field="bucket_no_upscale", came=True,
+            field="bucket_no_upscale",
+            came=True,
             allowed=f"pictures with sides of at least {rules.bucket_reso_steps} px, or bucket_no_upscale off",
         )
     return images
@@ -370,7 +387,9 @@ def _length(steps_per_epoch: int, epochs: int | None, max_train_steps: int | Non
     """(total steps, epochs)."""
     if epochs and max_train_steps:
         raise StudioError(
-            "both lengths are given", field="max_train_steps", came=max_train_steps,
+            "both lengths are given",
+            field="max_train_steps",
+            came=max_train_steps,
             allowed="max_train_steps or max_train_epochs, not both",
         )
     if epochs:

@@ -22,8 +22,27 @@ REG_FOLDER_NAMES = frozenset({"reg", "regularization", "regularisation", "reg_da
 MAX_REPEATS = 10_000
 OTHER_PICTURE_EXTENSIONS = frozenset(
     {
-        ".avif", ".clip", ".dng", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".kra", ".nef",
-        ".pcx", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff", ".xcf",
+        ".avif",
+        ".clip",
+        ".dng",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".ico",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jxl",
+        ".kra",
+        ".nef",
+        ".pcx",
+        ".ppm",
+        ".psd",
+        ".svg",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".xcf",
     }
 )
 
@@ -130,9 +149,7 @@ def scan(
     option = "reg_data_dir" if regularisation else "train_data_dir"
     root = _checked_root(folder, option)
     if caption_extension.lower() not in CAPTION_EXTENSIONS:
-        raise StudioError(
-            "not allowed", field="caption_extension", came=caption_extension, allowed=CAPTION_EXTENSIONS
-        )
+        raise StudioError("not allowed", field="caption_extension", came=caption_extension, allowed=CAPTION_EXTENSIONS)
     finds = _Finds(caption_extension.lower(), regularisation)
     tree = _Tree(root, finds, {os.path.realpath(path) for path in exclude})
     used = _choose_folders(tree.listings, option, default_repeats, finds)
@@ -148,7 +165,12 @@ def scan(
             if progress:
                 progress(done, total)
     return Scan(
-        root, option, tuple(finds.records), tuple(finds.left_out), tuple(finds.faults), tuple(finds.all_notes()),
+        root,
+        option,
+        tuple(finds.records),
+        tuple(finds.left_out),
+        tuple(finds.faults),
+        tuple(finds.all_notes()),
         tuple(finds.reg_folders),
     )
 
@@ -259,7 +281,8 @@ class _Tree:
             if pictures:
                 self._finds.reg_folders.append(Path(path))
                 self._finds.leave_out(
-                    path, "",
+                    path,
+                    "",
                     f"{pictures} regularisation pictures, never training data; to use them give it as reg_data_dir",
                 )
             return True
@@ -341,9 +364,7 @@ def _read_folder(listing: _Listing, repeats: int, concept: str, finds: _Finds) -
             continue
         if header.animated:
             finds.notes["animated; the first frame is used"].append(path)
-        yield ImageRecord(
-            path, caption, header.width_px, header.height_px, repeats, finds.regularisation, concept
-        )
+        yield ImageRecord(path, caption, header.width_px, header.height_px, repeats, finds.regularisation, concept)
     for name in captions.orphans():
         finds.notes["caption files without a picture"].append(Path(listing.path, name))
 

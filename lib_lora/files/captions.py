@@ -35,7 +35,8 @@ def read_caption(path: str | Path) -> Caption:
     lines = [line for line in lines if line]
     if not lines:
         raise StudioError(
-            "the caption file is empty", file=path,
+            "the caption file is empty",
+            file=path,
             allowed="a caption, or no caption file at all (then the folder's name is the caption)",
         )
     return Caption(lines[0], len(lines) - 1)
@@ -65,7 +66,8 @@ def decode_text(data: bytes, path: str | Path) -> str:
         name = "UTF-16" if has_utf16_mark else "UTF-8"
         raise StudioError(
             f"the text is not {name} (byte 0x{data[min(fault.start, len(data) - 1)]:02x} at position {fault.start})",
-            file=path, allowed=_ENCODINGS_READ,
+            file=path,
+            allowed=_ENCODINGS_READ,
         ) from fault
     if "\0" in text:
         # UTF-16 without its mark, UTF-32, or no text at all: each of them decodes without an error.

@@ -34,7 +34,8 @@ class LoraFile:
             file.seek(header.data_offset)
             data = memoryview(file.read())
         tensors = {
-            name: TensorData(info.dtype, info.shape, data[info.begin:info.end]) for name, info in header.tensors.items()
+            name: TensorData(info.dtype, info.shape, data[info.begin : info.end])
+            for name, info in header.tensors.items()
         }
         return cls(tensors, header.metadata)
 
@@ -78,7 +79,7 @@ def tensor_hashes(tensors: Mapping[str, TensorData], metadata: Mapping[str, str]
 def _legacy_part(chunk: bytes | memoryview, place: int) -> bytes | memoryview:
     """What of a chunk that stands at ``place`` in a file the legacy hash covers."""
     begin, end = _LEGACY_BEGIN - place, _LEGACY_BEGIN + _LEGACY_BYTES - place
-    return chunk[max(begin, 0):max(end, 0)]
+    return chunk[max(begin, 0) : max(end, 0)]
 
 
 def model_hash_legacy(path: Path | str) -> str:

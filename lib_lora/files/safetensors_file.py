@@ -22,9 +22,28 @@ MAX_HEADER_BYTES = 100_000_000
 
 # Bits per element, in the library's order of dtypes: a file holds the last one's tensors first.
 DTYPE_BITS = {
-    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32,
-    "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
 }
 _RANK = {name: number for number, name in enumerate(DTYPE_BITS)}
 
@@ -172,7 +191,9 @@ def _tensor_info(name: str, entry: Any, path: Path) -> TensorInfo:
     if DTYPE_BITS[dtype] * prod(shape) != 8 * (end - begin):
         raise StudioError(
             f"{name!r} has {end - begin} bytes, which is not what its dtype and shape need",
-            file=path, came=f"{dtype} {list(shape)}", allowed=_WHOLE,
+            file=path,
+            came=f"{dtype} {list(shape)}",
+            allowed=_WHOLE,
         )
     return TensorInfo(dtype, shape, begin, end)
 
@@ -183,14 +204,18 @@ def _check_offsets(tensors: dict[str, TensorInfo], available: int, path: Path) -
     if needed > available:
         raise StudioError(
             f"the file is truncated: its tensors need {needed} bytes, {available} are there "
-            "(an unfinished download or copy)", file=path, allowed=_WHOLE,
+            "(an unfinished download or copy)",
+            file=path,
+            allowed=_WHOLE,
         )
     place = 0
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if info.begin < place:
             raise StudioError(f"{name!r} overlaps another tensor", file=path, allowed=_WHOLE)
         if info.begin > place:
-            raise StudioError(f"{info.begin - place} bytes before {name!r} belong to no tensor", file=path, allowed=_WHOLE)
+            raise StudioError(
+                f"{info.begin - place} bytes before {name!r} belong to no tensor", file=path, allowed=_WHOLE
+            )
         place = info.end
     if place != available:
         raise StudioError(f"{available - place} bytes at the end belong to no tensor", file=path, allowed=_WHOLE)

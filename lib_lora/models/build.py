@@ -20,7 +20,7 @@ Tensors = Mapping[str, torch.Tensor]
 def part_tensors(tensors: Tensors, part: Part, keys: list[str] | None = None) -> dict[str, torch.Tensor]:
     """The tensors whose keys start with the part's prefix, without it."""
     prefix = part.value
-    return {key[len(prefix):]: tensors[key] for key in (keys or tensors) if key.startswith(prefix)}
+    return {key[len(prefix) :]: tensors[key] for key in (keys or tensors) if key.startswith(prefix)}
 
 
 def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
@@ -76,7 +76,7 @@ def build_text_encoder(tensors: Tensors, arguments: dict[str, Any], file: object
     with torch.device("meta"):
         encoder = compat_transformers.clip_text_model(arguments)
     prefix = compat_transformers.clip_key_prefix(encoder)
-    renamed = {prefix + key[len("text_model."):]: t for key, t in tensors.items() if key.startswith("text_model.")}
+    renamed = {prefix + key[len("text_model.") :]: t for key, t in tensors.items() if key.startswith("text_model.")}
     _fill(encoder, renamed, file, "text encoder")
     return encoder
 
@@ -103,15 +103,20 @@ def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], file: objec
     if missing:
         raise StudioError(
             f"{len(missing)} of the {what}'s {len(wanted)} tensors are missing, the first is {missing[0]}",
-            file=file, allowed="a whole, untruncated checkpoint",
+            file=file,
+            allowed="a whole, untruncated checkpoint",
         )
     for key, expected in wanted.items():
         if key in tensors and tensors[key].shape != expected.shape:
             raise StudioError(
-                f"the {what}'s tensor {key} has the wrong shape", file=file,
-                came=tuple(tensors[key].shape), allowed=str(tuple(expected.shape)),
+                f"the {what}'s tensor {key} has the wrong shape",
+                file=file,
+                came=tuple(tensors[key].shape),
+                allowed=str(tuple(expected.shape)),
             )
-    own = {key: tensor.detach() for key, tensor in tensors.items() if key in wanted and not key.endswith("position_ids")}
+    own = {
+        key: tensor.detach() for key, tensor in tensors.items() if key in wanted and not key.endswith("position_ids")
+    }
     module.load_state_dict(own, strict=False, assign=True)
     module.requires_grad_(False)
     module.eval()

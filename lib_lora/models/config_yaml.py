@@ -74,7 +74,9 @@ def _clip_folder(version: Any, path: Path) -> Path | None:
     folder = path.parent / str(version)  # an absolute version stays absolute
     if not folder.is_dir():
         raise StudioError(
-            "the text encoder's folder that the yaml names is missing", file=path, came=str(version),
+            "the text encoder's folder that the yaml names is missing",
+            file=path,
+            came=str(version),
             allowed=f"a folder beside the yaml, or {OPENAI_CLIP}",
         )
     return folder

@@ -86,7 +86,8 @@ def build_model(
     family = detect_family(shapes_of(tensors), file)
     if family is not Family.SD1:
         raise StudioError(
-            f"a checkpoint of the {family.value} family, which this version cannot use yet", file=file,
+            f"a checkpoint of the {family.value} family, which this version cannot use yet",
+            file=file,
             allowed="an SD1 checkpoint (1.4, 1.5 and models made from them)",
         )
     keys = list(tensors)
@@ -96,8 +97,11 @@ def build_model(
         tokenizer = Tokenizer.from_folder(vocabulary_folder(config.clip_folder, host_clip_folder))
     if config.parameterization not in PREDICTION_TYPES:
         raise StudioError(
-            "unknown parameterization", field="parameterization", file=config.path,
-            came=config.parameterization, allowed=PREDICTION_TYPES,
+            "unknown parameterization",
+            field="parameterization",
+            file=config.path,
+            came=config.parameterization,
+            allowed=PREDICTION_TYPES,
         )
     return DiffusionModel(
         family=family,
@@ -132,7 +136,9 @@ def _load_vae(path: Path, config: ModelYaml) -> torch.nn.Module:
         tensors = part_tensors(tensors, Part.VAE)
     if "decoder.conv_in.weight" not in tensors or "encoder.down.0.block.0.conv1.weight" not in tensors:
         raise StudioError(
-            f"this file holds {describe(shapes_of(tensors))}", field="vae", file=path,
+            f"this file holds {describe(shapes_of(tensors))}",
+            field="vae",
+            file=path,
             allowed="a VAE in Stable Diffusion's layout",
         )
     return build_vae(tensors, config, path)

@@ -75,8 +75,14 @@ class SigmaTable:
         return torch.arange(0, 1000, 1000 // steps).add(1).clamp(0, 999)
 
 
-def euler(denoise: Denoise, x: torch.Tensor, levels: torch.Tensor, *, noise_sampler: NoiseSampler | None = None,
-          callback: Callback | None = None) -> torch.Tensor:
+def euler(
+    denoise: Denoise,
+    x: torch.Tensor,
+    levels: torch.Tensor,
+    *,
+    noise_sampler: NoiseSampler | None = None,
+    callback: Callback | None = None,
+) -> torch.Tensor:
     """x += (x - x0) / sigma (sigma' - sigma): Karras et al. 2022, algorithm 2 without churn."""
     for step, (sigma, sigma_next) in enumerate(_pairs(levels), 1):
         x0 = denoise(x, _level(x, sigma))
@@ -86,8 +92,14 @@ def euler(denoise: Denoise, x: torch.Tensor, levels: torch.Tensor, *, noise_samp
     return x
 
 
-def euler_ancestral(denoise: Denoise, x: torch.Tensor, levels: torch.Tensor, *, noise_sampler: NoiseSampler,
-                    callback: Callback | None = None) -> torch.Tensor:
+def euler_ancestral(
+    denoise: Denoise,
+    x: torch.Tensor,
+    levels: torch.Tensor,
+    *,
+    noise_sampler: NoiseSampler,
+    callback: Callback | None = None,
+) -> torch.Tensor:
     """Euler to below the next level, then noise up to it; eta 1.
 
     sigma_up = min(sigma', sigma' sqrt(sigma^2 - sigma'^2) / sigma), sigma_down = sqrt(sigma'^2 - sigma_up^2)
@@ -105,8 +117,14 @@ def euler_ancestral(denoise: Denoise, x: torch.Tensor, levels: torch.Tensor, *, 
     return x
 
 
-def dpmpp_2m(denoise: Denoise, x: torch.Tensor, levels: torch.Tensor, *, noise_sampler: NoiseSampler | None = None,
-             callback: Callback | None = None) -> torch.Tensor:
+def dpmpp_2m(
+    denoise: Denoise,
+    x: torch.Tensor,
+    levels: torch.Tensor,
+    *,
+    noise_sampler: NoiseSampler | None = None,
+    callback: Callback | None = None,
+) -> torch.Tensor:
     """DPM-Solver++(2M): Lu et al. 2022 (arXiv:2211.01095), algorithm 2, with alpha 1.
 
     With lambda = -log(sigma), h = lambda' - lambda and r = h_last / h:
@@ -127,8 +145,15 @@ def dpmpp_2m(denoise: Denoise, x: torch.Tensor, levels: torch.Tensor, *, noise_s
     return x
 
 
-def ddim(denoise: Denoise, x: torch.Tensor, levels: torch.Tensor, *, alphas_cumprod: torch.Tensor,
-         noise_sampler: NoiseSampler | None = None, callback: Callback | None = None) -> torch.Tensor:
+def ddim(
+    denoise: Denoise,
+    x: torch.Tensor,
+    levels: torch.Tensor,
+    *,
+    alphas_cumprod: torch.Tensor,
+    noise_sampler: NoiseSampler | None = None,
+    callback: Callback | None = None,
+) -> torch.Tensor:
     """DDIM with eta 0: Song et al. 2020 (arXiv:2010.02502), equation 12.
 
     x0 = (x - sqrt(1 - a) eps) / sqrt(a),  x = sqrt(a') x0 + sqrt(1 - a') eps. The last step ends at the first

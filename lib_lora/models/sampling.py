@@ -164,7 +164,8 @@ def _check(model: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int]) 
         raise StudioError("tags must be taken out of the prompt first", field="prompt", came=prompts[0])
     if len(model.text_encoders) != 1 or model.unet.config.in_channels != model.vae.config.latent_channels:
         raise StudioError(
-            "pictures of this kind of checkpoint cannot be made here", file=model.path or model.name,
+            "pictures of this kind of checkpoint cannot be made here",
+            file=model.path or model.name,
             allowed="SD1 and SD2 checkpoints that are not for inpainting",
         )
 
@@ -172,7 +173,8 @@ def _check(model: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int]) 
 def _check_finite(tensor: torch.Tensor, part: str, model: DiffusionModel) -> None:
     if not torch.isfinite(tensor).all():
         raise StudioError(
-            f"the {part} gave values that are no numbers", file=model.path or model.name,
+            f"the {part} gave values that are no numbers",
+            file=model.path or model.name,
             allowed="a model that works in this precision; float32 always should",
         )
 
@@ -282,6 +284,4 @@ class _Guided:
 def _same_length(contexts: list[torch.Tensor]) -> list[torch.Tensor]:
     """Prompts joined by AND, the shorter ones filled up with their last state (the WebUI's ``stack_conds``)."""
     longest = max(states.shape[1] for states in contexts)
-    return [
-        torch.cat([states, states[:, -1:].expand(-1, longest - states.shape[1], -1)], dim=1) for states in contexts
-    ]
+    return [torch.cat([states, states[:, -1:].expand(-1, longest - states.shape[1], -1)], dim=1) for states in contexts]

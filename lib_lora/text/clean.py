@@ -16,9 +16,7 @@ _DOUBLE_QUOTES = re.compile("[\u201c-\u201f]")
 _FULL_OR_HALF_WIDTH = re.compile("[\u3000\uff01-\uffef]+")
 _LIGATURES = re.compile("[\u0132\u0133\u0149\u01f1-\u01f3\u01c4-\u01cc\ufb00-\ufb06]")
 _LONG_S_T = {"\ufb05": "\u017ft"}
-_CONTROLS = re.compile(
-    "[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]"
-)
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")
 _ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
 _SPACES = re.compile(r"\s+")
 

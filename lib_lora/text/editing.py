@@ -1,10 +1,10 @@
 """Prompts that change while a picture is made, and prompts made of several: the WebUI's prompt editing.
 
-    [from:to:when]   ``from`` up to step ``when``, then ``to``; ``[to:when]``, ``[from::when]``
-                     (``when`` with a point is a part of all steps, without one a step)
-    [a|b|c]          one after the other, step by step
-    a AND b :0.8     both at once, each with its weight
-    # ...            a comment up to the end of the line
+[from:to:when]   ``from`` up to step ``when``, then ``to``; ``[to:when]``, ``[from::when]``
+                 (``when`` with a point is a part of all steps, without one a step)
+[a|b|c]          one after the other, step by step
+a AND b :0.8     both at once, each with its weight
+# ...            a comment up to the end of the line
 """
 
 from __future__ import annotations

@@ -164,9 +164,11 @@ def _backend(
     except Exception as error:  # the library raises bare Exceptions
         raise StudioError(f"vocabulary and merges do not belong together ({error})", file=folder) from error
     backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(tokenizers.Regex(_PIECES), behavior="removed", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(_PIECES), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.add_special_tokens([special["bos_token"], special["eos_token"]])
     return backend

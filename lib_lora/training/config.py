@@ -18,9 +18,7 @@ class TrainConfig:
 
     pretrained_model_name_or_path: Path = option(REQUIRED, "checkpoint to train on (.safetensors)", group=MODEL)
     vae: Path | None = option(None, "VAE file that replaces the checkpoint's own", group=MODEL)
-    clip_skip: int = option(
-        1, "text encoder layer to take, counted from the end", minimum=1, maximum=12, group=MODEL
-    )
+    clip_skip: int = option(1, "text encoder layer to take, counted from the end", minimum=1, maximum=12, group=MODEL)
 
     train_data_dir: Path = option(REQUIRED, "folder of pictures, or of <repeats>_<name> folders", group=DATA)
     reg_data_dir: Path | None = option(None, "folder of regularisation pictures, same layout", group=DATA)
@@ -29,14 +27,15 @@ class TrainConfig:
     )
     resolution: str = option("512", "training resolution, one number or WIDTHxHEIGHT", unit="px", group=DATA)
     enable_bucket: bool = option(True, "keep each picture's shape by sorting pictures into buckets", group=DATA)
-    min_bucket_reso: int = option(
-        256, "smallest side of a bucket", unit="px", minimum=64, level="advanced", group=DATA
-    )
-    max_bucket_reso: int = option(
-        1024, "largest side of a bucket", unit="px", minimum=64, level="advanced", group=DATA
-    )
+    min_bucket_reso: int = option(256, "smallest side of a bucket", unit="px", minimum=64, level="advanced", group=DATA)
+    max_bucket_reso: int = option(1024, "largest side of a bucket", unit="px", minimum=64, level="advanced", group=DATA)
     bucket_reso_steps: int = option(
-        64, "bucket sides are multiples of this, itself a multiple of 8", unit="px", minimum=8, level="advanced", group=DATA
+        64,
+        "bucket sides are multiples of this, itself a multiple of 8",
+        unit="px",
+        minimum=8,
+        level="advanced",
+        group=DATA,
     )
     bucket_no_upscale: bool = option(False, "never enlarge a picture to fill its bucket", level="advanced", group=DATA)
     max_token_length: int = option(
@@ -48,32 +47,46 @@ class TrainConfig:
     network_alpha: float = option(
         8.0, "the LoRA is scaled by alpha / rank; 0 means alpha = rank", minimum=0, group=NETWORK
     )
-    conv_dim: int | None = option(None, "rank of 3x3 convolutions (LoCon); none leaves them out", minimum=1, group=NETWORK)
+    conv_dim: int | None = option(
+        None, "rank of 3x3 convolutions (LoCon); none leaves them out", minimum=1, group=NETWORK
+    )
     conv_alpha: float | None = option(
         None, "alpha of 3x3 convolutions; none takes network_alpha, 0 means alpha = rank", minimum=0, group=NETWORK
     )
     network_dropout: float = option(
-        0.0, "share of the rank's activations dropped at each step", minimum=0, maximum=0.99, level="advanced", group=NETWORK
+        0.0,
+        "share of the rank's activations dropped at each step",
+        minimum=0,
+        maximum=0.99,
+        level="advanced",
+        group=NETWORK,
     )
     rank_dropout: float = option(
         0.0, "share of ranks dropped at each step", minimum=0, maximum=0.99, level="advanced", group=NETWORK
     )
     module_dropout: float = option(
-        0.0, "share of layers whose LoRA is left out at each step", minimum=0, maximum=0.99, level="advanced", group=NETWORK
+        0.0,
+        "share of layers whose LoRA is left out at each step",
+        minimum=0,
+        maximum=0.99,
+        level="advanced",
+        group=NETWORK,
     )
     network_targets: str = option(
-        "all", "layers to train: all, attention, cross-attention, self-attention or a regular expression on names",
-        level="advanced", group=NETWORK,
+        "all",
+        "layers to train: all, attention, cross-attention, self-attention or a regular expression on names",
+        level="advanced",
+        group=NETWORK,
     )
     network_train_unet_only: bool = option(False, "leave the text encoder as it is", group=NETWORK)
-    network_train_text_encoder_only: bool = option(
-        False, "leave the UNet as it is", level="advanced", group=NETWORK
-    )
+    network_train_text_encoder_only: bool = option(False, "leave the UNet as it is", level="advanced", group=NETWORK)
 
     learning_rate: float | None = option(
         None, "learning rate of UNet and text encoder; none takes the optimizer's own advice", minimum=0, group=LEARNING
     )
-    unet_lr: float | None = option(None, "learning rate of the UNet; none takes learning_rate", minimum=0, group=LEARNING)
+    unet_lr: float | None = option(
+        None, "learning rate of the UNet; none takes learning_rate", minimum=0, group=LEARNING
+    )
     text_encoder_lr: float | None = option(
         None, "learning rate of the text encoder; none takes learning_rate", minimum=0, group=LEARNING
     )
@@ -113,9 +126,7 @@ class TrainConfig:
     adaptive_noise_scale: float = option(
         0.0, "adds this times the latent's mean to noise_offset", level="advanced", group=LOSS
     )
-    prior_loss_weight: float = option(
-        1.0, "weight of regularisation pictures", minimum=0, level="advanced", group=LOSS
-    )
+    prior_loss_weight: float = option(1.0, "weight of regularisation pictures", minimum=0, level="advanced", group=LOSS)
     min_timestep: int = option(0, "smallest timestep trained", minimum=0, maximum=999, level="advanced", group=LOSS)
     max_timestep: int = option(
         1000, "timesteps trained lie below this", minimum=1, maximum=1000, level="advanced", group=LOSS
@@ -133,7 +144,8 @@ class TrainConfig:
     training_comment: str = option("", "a note written into the file", level="advanced", group=OUTPUT)
 
     sample_prompts: Path | None = option(
-        None, "text file with one prompt a line; --n negative --d seed --s steps --l scale --w width --h height may follow it",
+        None,
+        "text file, one prompt a line; --n negative --d seed --s steps --l scale --w width --h height may follow",
         group=SAMPLES,
     )
     sample_every_n_epochs: int | None = option(None, "make samples after every n epochs", minimum=1, group=SAMPLES)
@@ -145,9 +157,7 @@ class TrainConfig:
     mixed_precision: str = option(
         "no", "number format of the computation", choices=("no", "bf16"), level="advanced", group=MACHINE
     )
-    vae_batch_size: int = option(
-        1, "pictures encoded at once", minimum=1, level="advanced", group=MACHINE
-    )
+    vae_batch_size: int = option(1, "pictures encoded at once", minimum=1, level="advanced", group=MACHINE)
 
 
 def check(config: TrainConfig) -> None:
@@ -158,11 +168,16 @@ def check(config: TrainConfig) -> None:
     """
     if config.network_train_unet_only and config.network_train_text_encoder_only:
         raise StudioError(
-            "excludes network_train_unet_only", field="network_train_text_encoder_only", came=True, allowed="one of the two"
+            "excludes network_train_unet_only",
+            field="network_train_text_encoder_only",
+            came=True,
+            allowed="one of the two",
         )
     if config.max_train_epochs and config.max_train_steps:
         raise StudioError(
-            "both lengths are given", field="max_train_steps", came=config.max_train_steps,
+            "both lengths are given",
+            field="max_train_steps",
+            came=config.max_train_steps,
             allowed="max_train_steps or max_train_epochs, not both",
         )
     if config.min_timestep >= config.max_timestep:
@@ -177,7 +192,9 @@ def check(config: TrainConfig) -> None:
         )
     if config.min_bucket_reso > config.max_bucket_reso:
         raise StudioError(
-            "above max_bucket_reso", field="min_bucket_reso", came=config.min_bucket_reso,
+            "above max_bucket_reso",
+            field="min_bucket_reso",
+            came=config.min_bucket_reso,
             allowed=f"at most {config.max_bucket_reso}",
         )
     wants_samples = config.sample_every_n_epochs or config.sample_every_n_steps or config.sample_at_first
@@ -192,5 +209,7 @@ def alpha_warning(config: TrainConfig) -> str | None:
         (config.conv_dim, config.conv_alpha, "conv_alpha"),
     ):
         if rank and alpha and alpha > rank:
-            return f"{name} {alpha:g} is above its rank {rank}: the LoRA is scaled up by {alpha / rank:g} and burns easily"
+            return (
+                f"{name} {alpha:g} is above its rank {rank}: the LoRA is scaled up by {alpha / rank:g} and burns easily"
+            )
     return None

@@ -94,8 +94,11 @@ class TrainingData:
 def encode(model: DiffusionModel, captions: tuple[str, ...], config: TrainConfig) -> torch.Tensor:
     """The context [B,n,d] of captions, with gradient where adapters are attached."""
     return encode_captions(
-        model.text_encoders[0], model.tokenizers[0], list(captions),
-        clip_skip=config.clip_skip, max_tokens=config.max_token_length,
+        model.text_encoders[0],
+        model.tokenizers[0],
+        list(captions),
+        clip_skip=config.clip_skip,
+        max_tokens=config.max_token_length,
     )
 
 
@@ -124,7 +127,8 @@ def _encode(model: DiffusionModel, image: PlannedImage, seed: int) -> torch.Tens
     latent = latent[0] * model.vae.config.scaling_factor
     if not torch.isfinite(latent).all():
         raise StudioError(
-            "the VAE gives no finite numbers for this picture", file=image.record.path,
+            "the VAE gives no finite numbers for this picture",
+            file=image.record.path,
             allowed="another VAE, or a VAE in single precision",
         )
     return latent

@@ -30,14 +30,17 @@ class Denoising:
         if context is None:
             context = encode(model, batch.captions, self.config)
         draws = sample_draws(
-            batch.latents.shape[1:], rng.seed, rng.epoch, batch.sample_ids, self.options,
-            self.config.min_timestep, self.config.max_timestep,
+            batch.latents.shape[1:],
+            rng.seed,
+            rng.epoch,
+            batch.sample_ids,
+            self.options,
+            self.config.min_timestep,
+            self.config.max_timestep,
         )
 
         def predict(noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
             return model.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
 
         latents = batch.latents.to(model.compute_dtype)
-        return denoising_loss(
-            predict, latents, context.to(latents), batch.weights, draws, self.schedule, self.options
-        )
+        return denoising_loss(predict, latents, context.to(latents), batch.weights, draws, self.schedule, self.options)

@@ -40,8 +40,12 @@ class RunLog:
         average = moving_average(self.losses[-AVERAGE_STEPS:])[-1]
         rates = {f"lr_{group}": rate for group, rate in event.lr.items()}
         row = {
-            "step": event.step, "epoch": event.epoch, "loss": f"{event.loss:.6g}", "average_loss": f"{average:.6g}",
-            "seconds": f"{event.seconds:.4g}", **{name: f"{rate:.6g}" for name, rate in rates.items()},
+            "step": event.step,
+            "epoch": event.epoch,
+            "loss": f"{event.loss:.6g}",
+            "average_loss": f"{average:.6g}",
+            "seconds": f"{event.seconds:.4g}",
+            **{name: f"{rate:.6g}" for name, rate in rates.items()},
         }
         if self._csv is None:
             self._csv = csv.DictWriter(self._file, [*COLUMNS, *rates])

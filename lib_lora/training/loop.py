@@ -68,7 +68,7 @@ def train(
 
 def _groups(batches: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
     for start in range(0, len(batches), size):
-        yield batches[start:start + size]
+        yield batches[start : start + size]
 
 
 def _step(
@@ -98,8 +98,10 @@ def _step(
     loss = float(sum(sums)) / samples
     if not loss - loss == 0.0:
         raise StudioError(
-            f"the loss is not a finite number at step {step + 1}", field="learning_rate",
-            came=config.learning_rate, allowed="a lower rate, a lower alpha, or mixed_precision no",
+            f"the loss is not a finite number at step {step + 1}",
+            field="learning_rate",
+            came=config.learning_rate,
+            allowed="a lower rate, a lower alpha, or mixed_precision no",
         )
     if config.max_grad_norm > 0:
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)

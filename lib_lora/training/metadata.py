@@ -17,7 +17,9 @@ from lib_lora.training.config import TrainConfig
 
 _BASE_VERSION = {Family.SD1: "sd_v1", Family.SD2: "sd_v2", Family.SDXL: "sdxl_base_v1-0"}
 _ARCHITECTURE = {
-    Family.SD1: "stable-diffusion-v1", Family.SD2: "stable-diffusion-v2-512", Family.SDXL: "stable-diffusion-xl-v1-base",
+    Family.SD1: "stable-diffusion-v1",
+    Family.SD2: "stable-diffusion-v2-512",
+    Family.SDXL: "stable-diffusion-xl-v1-base",
 }
 
 
@@ -52,7 +54,9 @@ def save_metadata(step: int, epoch: int) -> dict[str, str]:
     """What a save adds: where in the run it was made."""
     now = time.time()
     return {
-        "ss_training_finished_at": str(now), "ss_steps": str(step), "ss_epoch": str(epoch),
+        "ss_training_finished_at": str(now),
+        "ss_steps": str(step),
+        "ss_epoch": str(epoch),
         "modelspec.date": datetime.datetime.fromtimestamp(int(now), datetime.timezone.utc).isoformat(),
     }
 
@@ -60,10 +64,25 @@ def save_metadata(step: int, epoch: int) -> dict[str, str]:
 def _own_options(config: TrainConfig) -> dict[str, Any]:
     """Options that the metadata hold under their own names."""
     names = (
-        "output_name", "learning_rate", "gradient_accumulation_steps", "max_train_steps", "lr_warmup_steps",
-        "lr_scheduler", "network_dim", "network_alpha", "network_dropout", "mixed_precision", "clip_skip",
-        "max_token_length", "seed", "noise_offset", "adaptive_noise_scale", "training_comment", "max_grad_norm",
-        "prior_loss_weight", "min_snr_gamma",
+        "output_name",
+        "learning_rate",
+        "gradient_accumulation_steps",
+        "max_train_steps",
+        "lr_warmup_steps",
+        "lr_scheduler",
+        "network_dim",
+        "network_alpha",
+        "network_dropout",
+        "mixed_precision",
+        "clip_skip",
+        "max_token_length",
+        "seed",
+        "noise_offset",
+        "adaptive_noise_scale",
+        "training_comment",
+        "max_grad_norm",
+        "prior_loss_weight",
+        "min_snr_gamma",
     )
     arguments = f"({','.join(config.optimizer_args)})" if config.optimizer_args else ""
     return {f"ss_{name}": getattr(config, name) for name in names} | {"ss_optimizer": config.optimizer_type + arguments}
@@ -94,17 +113,20 @@ def _dataset(config: TrainConfig, plan: Plan) -> dict[str, Any]:
         "ss_dataset_dirs": _folders(training),
         "ss_reg_dataset_dirs": _folders(regularisation),
         "ss_tag_frequency": _tag_frequency(training),
-        "ss_shuffle_caption": False, "ss_keep_tokens": 0, "ss_flip_aug": False, "ss_color_aug": False,
-        "ss_random_crop": False, "ss_caption_dropout_rate": 0.0, "ss_caption_dropout_every_n_epochs": 0,
+        "ss_shuffle_caption": False,
+        "ss_keep_tokens": 0,
+        "ss_flip_aug": False,
+        "ss_color_aug": False,
+        "ss_random_crop": False,
+        "ss_caption_dropout_rate": 0.0,
+        "ss_caption_dropout_every_n_epochs": 0,
     }
 
 
 def _folders(images: list[PlannedImage]) -> dict[str, dict[str, int]]:
     folders: dict[str, dict[str, int]] = {}
     for image in images:
-        folder = folders.setdefault(
-            image.record.path.parent.name, {"n_repeats": image.record.repeats, "img_count": 0}
-        )
+        folder = folders.setdefault(image.record.path.parent.name, {"n_repeats": image.record.repeats, "img_count": 0})
         folder["img_count"] += 1
     return folders
 

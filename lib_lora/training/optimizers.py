@@ -104,22 +104,31 @@ _D_HIDDEN = frozenset({"log_every", "fsdp_in_use"})
 
 _add(
     OptimizerEntry(
-        "AdamW", "torch.optim", "AdamW",
+        "AdamW",
+        "torch.optim",
+        "AdamW",
         help="the usual choice; learning rates are given by hand",
-        default_lr=1e-4, schedule="cosine_with_restarts",
+        default_lr=1e-4,
+        schedule="cosine_with_restarts",
     )
 )
 _add(
     OptimizerEntry(
-        "AdaFactor", "transformers.optimization", "Adafactor",
+        "AdaFactor",
+        "transformers.optimization",
+        "Adafactor",
         help="adaptive and light on memory, learns slowly; relative_step=False takes a learning rate instead",
-        schedule="adafactor", adaptive=True, switch="relative_step",
+        schedule="adafactor",
+        adaptive=True,
+        switch="relative_step",
         default_args={"relative_step": True, "scale_parameter": True, "warmup_init": True},
     )
 )
 _add(
     OptimizerEntry(
-        "Lion", "lion_pytorch", "Lion",
+        "Lion",
+        "lion_pytorch",
+        "Lion",
         help="steps by sign (arXiv 2302.06675); wants 3 to 10 times less learning rate than AdamW",
         default_lr=3e-5,
         hidden=frozenset({"use_triton"}),  # without triton it ends the process
@@ -127,38 +136,62 @@ _add(
 )
 _add(
     OptimizerEntry(
-        "Prodigy", "prodigyopt", "Prodigy",
+        "Prodigy",
+        "prodigyopt",
+        "Prodigy",
         help="adaptive, the guides' recommendation; leave the learning rate at 1",
-        default_lr=1.0, schedule="constant", adaptive=True,
+        default_lr=1.0,
+        schedule="constant",
+        adaptive=True,
         default_args={
-            "decouple": True, "weight_decay": 0.01, "d_coef": 2.0, "use_bias_correction": True,
-            "safeguard_warmup": False, "betas": (0.9, 0.99),
+            "decouple": True,
+            "weight_decay": 0.01,
+            "d_coef": 2.0,
+            "use_bias_correction": True,
+            "safeguard_warmup": False,
+            "betas": (0.9, 0.99),
         },
-        warmup_args={"safeguard_warmup": True}, hidden=_D_HIDDEN, late=frozenset({"decouple"}),
+        warmup_args={"safeguard_warmup": True},
+        hidden=_D_HIDDEN,
+        late=frozenset({"decouple"}),
     )
 )
 _add(
     OptimizerEntry(
-        "DAdaptAdam", "dadaptation", "DAdaptAdam",
+        "DAdaptAdam",
+        "dadaptation",
+        "DAdaptAdam",
         help="adaptive; leave the learning rate at 1, or between 0.1 and 1",
-        default_lr=1.0, schedule="constant", adaptive=True,
+        default_lr=1.0,
+        schedule="constant",
+        adaptive=True,
         default_args={"decouple": True, "weight_decay": 0.01, "betas": (0.9, 0.99)},
-        hidden=_D_HIDDEN, late=frozenset({"decouple"}),
+        hidden=_D_HIDDEN,
+        late=frozenset({"decouple"}),
     )
 )
 _add(
     OptimizerEntry(
-        "DAdaptLion", "dadaptation", "DAdaptLion",
+        "DAdaptLion",
+        "dadaptation",
+        "DAdaptLion",
         help="adaptive Lion; leave the learning rate at 1",
-        default_lr=1.0, schedule="constant", adaptive=True,
-        default_args={"weight_decay": 0.01, "betas": (0.9, 0.99)}, hidden=_D_HIDDEN,
+        default_lr=1.0,
+        schedule="constant",
+        adaptive=True,
+        default_args={"weight_decay": 0.01, "betas": (0.9, 0.99)},
+        hidden=_D_HIDDEN,
     )
 )
 _add(
     OptimizerEntry(
-        "SGDNesterov", "torch.optim", "SGD",
+        "SGDNesterov",
+        "torch.optim",
+        "SGD",
         help="plain gradient descent with momentum; learns very slowly",
-        default_lr=1e-3, schedule="cosine_with_restarts", default_args={"momentum": 0.9, "nesterov": True},
+        default_lr=1e-3,
+        schedule="cosine_with_restarts",
+        default_args={"momentum": 0.9, "nesterov": True},
     )
 )
 
@@ -174,8 +207,13 @@ _BITSANDBYTES = (
 for _name, _attribute, _lr, _help in _BITSANDBYTES:
     _add(
         OptimizerEntry(
-            _name, "bitsandbytes.optim", _attribute, help=f"{_help}; CUDA and bitsandbytes only", default_lr=_lr,
-            schedule="cosine_with_restarts", needs_cuda=True,
+            _name,
+            "bitsandbytes.optim",
+            _attribute,
+            help=f"{_help}; CUDA and bitsandbytes only",
+            default_lr=_lr,
+            schedule="cosine_with_restarts",
+            needs_cuda=True,
             default_args={"momentum": 0.9, "nesterov": True} if _attribute == "SGD8bit" else {},
         )
     )
@@ -235,7 +273,9 @@ def _literal(name: str, text: str) -> Any:
 
 def _bad_argument(problem: str, came: object) -> StudioError:
     return StudioError(
-        problem, field="optimizer_args", came=came,
+        problem,
+        field="optimizer_args",
+        came=came,
         allowed="name=value with numbers, True, False, None or lists of them",
     )
 
@@ -398,7 +438,9 @@ def _rate_for(entry: OptimizerEntry, group: ParamGroup, relative: bool) -> dict[
     if relative:
         if group.lr is not None:
             raise StudioError(
-                f"{entry.name} with relative_step=True makes its own rate", field="learning_rate", came=group.lr,
+                f"{entry.name} with relative_step=True makes its own rate",
+                field="learning_rate",
+                came=group.lr,
                 allowed="none, or optimizer_args relative_step=False",
             )
         return {"lr": None}
@@ -406,13 +448,16 @@ def _rate_for(entry: OptimizerEntry, group: ParamGroup, relative: bool) -> dict[
     if rate is None:
         if entry.switch:
             raise StudioError(
-                f"must be given for {entry.name} with {entry.switch}=False", field="learning_rate",
+                f"must be given for {entry.name} with {entry.switch}=False",
+                field="learning_rate",
                 allowed="a number above 0",
             )
         return {}
     if not (math.isfinite(rate) and rate > 0):
         raise StudioError(
-            f"the rate of {group.name} must be above 0", field="learning_rate", came=rate,
+            f"the rate of {group.name} must be above 0",
+            field="learning_rate",
+            came=rate,
             allowed="a number above 0; a part that shall not be trained is left out",
         )
     return {"lr": float(rate)}
@@ -433,7 +478,8 @@ def _build_one(
         made = optimizer(parameters, **rate, **early)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise StudioError(
-            f"{entry.name} refuses its arguments: {error or type(error).__name__}", field="optimizer_args",
+            f"{entry.name} refuses its arguments: {error or type(error).__name__}",
+            field="optimizer_args",
             came=dict(arguments),
         ) from error
     for key in entry.late & arguments.keys():

@@ -23,18 +23,23 @@ def make_plan(config: TrainConfig) -> Plan:
     regularisation = _scan(config, config.reg_data_dir, regularisation=True) if config.reg_data_dir else None
     steps = config.max_train_steps or (None if config.max_train_epochs else DEFAULT_STEPS)
     return build_plan(
-        training, regularisation, resolution=resolution, batch_size=config.train_batch_size,
-        enable_bucket=config.enable_bucket, bucket_no_upscale=config.bucket_no_upscale,
-        min_bucket_reso=config.min_bucket_reso, max_bucket_reso=config.max_bucket_reso,
-        bucket_reso_steps=config.bucket_reso_steps, epochs=config.max_train_epochs, max_train_steps=steps,
+        training,
+        regularisation,
+        resolution=resolution,
+        batch_size=config.train_batch_size,
+        enable_bucket=config.enable_bucket,
+        bucket_no_upscale=config.bucket_no_upscale,
+        min_bucket_reso=config.min_bucket_reso,
+        max_bucket_reso=config.max_bucket_reso,
+        bucket_reso_steps=config.bucket_reso_steps,
+        epochs=config.max_train_epochs,
+        max_train_steps=steps,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
     )
 
 
 def _scan(config: TrainConfig, folder: Path, *, regularisation: bool) -> Scan:
     outputs = [config.output_dir, *([] if regularisation or not config.reg_data_dir else [config.reg_data_dir])]
-    found = scan(
-        folder, caption_extension=config.caption_extension, regularisation=regularisation, exclude=outputs
-    )
+    found = scan(folder, caption_extension=config.caption_extension, regularisation=regularisation, exclude=outputs)
     found.raise_for_faults()
     return found

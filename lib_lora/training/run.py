@@ -28,10 +28,11 @@ from lib_lora.training.denoising import Denoising
 from lib_lora.training.log import RunLog
 from lib_lora.training.loop import train
 from lib_lora.training.metadata import run_metadata, save_metadata
-from lib_lora.training.planning import make_plan
 from lib_lora.training.optimizers import OptimizerSet, ParamGroup, build_optimizers, find_optimizer
+from lib_lora.training.planning import make_plan
 from lib_lora.training.samples import SamplePrompt, read_sample_prompts
 from lib_lora.training.schedules import SCHEDULES, Schedule, ScheduleShape, warmup_steps
+
 
 @dataclass
 class Run:
@@ -88,8 +89,19 @@ class Run:
             with RunLog(self.log_folder) as log:
                 if config.sample_at_first and not self.control.stopping:
                     yield from self._samples(0)
-                events = [] if self.control.stopping else train(
-                    model, network, data, Denoising(config, model), config, optimizers, schedule, control=self.control
+                events = (
+                    []
+                    if self.control.stopping
+                    else train(
+                        model,
+                        network,
+                        data,
+                        Denoising(config, model),
+                        config,
+                        optimizers,
+                        schedule,
+                        control=self.control,
+                    )
                 )
                 for event in events:
                     log.write(event)
@@ -145,8 +157,11 @@ class Run:
         free = shutil.disk_usage(config.output_dir).free
         if bytes_each * saves > free:
             raise StudioError(
-                "not enough room on the disk", field="output_dir", file=config.output_dir,
-                came=f"{free / 2**20:.0f} MB free", allowed=f"at least {bytes_each * saves / 2**20:.0f} MB for {saves} files",
+                "not enough room on the disk",
+                field="output_dir",
+                file=config.output_dir,
+                came=f"{free / 2**20:.0f} MB free",
+                allowed=f"at least {bytes_each * saves / 2**20:.0f} MB for {saves} files",
             )
 
     def _notes(self, plan: Plan) -> Iterator[Event]:
@@ -166,7 +181,9 @@ class Run:
 
     def _after_epoch(self, network: Network, event: EpochDone, plan: Plan) -> Iterator[Event]:
         if event.step < plan.total_steps and _due(self.config.save_every_n_epochs, event.epoch):
-            yield self._save(network, f"{self.config.output_name}-{event.epoch:06d}", event.step, plan, epoch=event.epoch)
+            yield self._save(
+                network, f"{self.config.output_name}-{event.epoch:06d}", event.step, plan, epoch=event.epoch
+            )
         if _due(self.config.sample_every_n_epochs, event.epoch):
             yield from self._samples(event.step)
 
@@ -190,9 +207,17 @@ class Run:
             if self.control.stopping:
                 return
             picture = generate(
-                self.model, sample.prompt, sample.negative, seed=sample.seed, steps=sample.steps,
-                sampler=self.config.sample_sampler, cfg_scale=sample.cfg_scale, width=sample.width,
-                height=sample.height, clip_skip=self.config.clip_skip, control=self.control,
+                self.model,
+                sample.prompt,
+                sample.negative,
+                seed=sample.seed,
+                steps=sample.steps,
+                sampler=self.config.sample_sampler,
+                cfg_scale=sample.cfg_scale,
+                width=sample.width,
+                height=sample.height,
+                clip_skip=self.config.clip_skip,
+                control=self.control,
             )
             if picture is None:
                 return
@@ -241,7 +266,9 @@ def _optimizers(config: TrainConfig, network: Network, rates: dict[str, float | 
 
 def _schedule(config: TrainConfig, optimizers: OptimizerSet, total_steps: int) -> Schedule:
     shape = ScheduleShape(
-        total_steps, warmup_steps(config.lr_warmup_steps, total_steps), config.lr_scheduler_num_cycles,
+        total_steps,
+        warmup_steps(config.lr_warmup_steps, total_steps),
+        config.lr_scheduler_num_cycles,
         config.lr_scheduler_power,
     )
     return Schedule(optimizers, schedule_name(config), shape)
@@ -284,4 +311,3 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise StudioError(f"cannot be written ({error.strerror})", field="output_dir", file=folder) from error
-

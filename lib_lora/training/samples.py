@@ -52,7 +52,9 @@ def parse_sample_prompt(line: str, size_px: tuple[int, int] = (512, 512)) -> Sam
     text, *flags = (" " + line.strip()).split(" --")
     if has_tags(text):
         raise StudioError(
-            "samples are made with the LoRA that is trained and no other", field="sample_prompts", came=text.strip(),
+            "samples are made with the LoRA that is trained and no other",
+            field="sample_prompts",
+            came=text.strip(),
             allowed="prompts without <lora:...>",
         )
     sample = SamplePrompt(text.strip(), width=size_px[0], height=size_px[1])
@@ -74,9 +76,7 @@ def contact_sheet(rows: list[list[Image.Image]], gap_px: int = 4) -> Image.Image
     """Pictures of one size in rows, on white."""
     width, height = rows[0][0].size
     columns = max(len(row) for row in rows)
-    sheet = Image.new(
-        "RGB", (columns * (width + gap_px) + gap_px, len(rows) * (height + gap_px) + gap_px), "white"
-    )
+    sheet = Image.new("RGB", (columns * (width + gap_px) + gap_px, len(rows) * (height + gap_px) + gap_px), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             sheet.paste(picture, (gap_px + x * (width + gap_px), gap_px + y * (height + gap_px)))

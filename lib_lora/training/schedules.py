@@ -107,7 +107,9 @@ def warmup_steps(value: float, total_steps: int) -> int:
     steps = int(value * total_steps) if 0 <= value < 1 else value
     if not (0 <= steps <= total_steps and steps == int(steps)):
         raise StudioError(
-            "not allowed", field="lr_warmup_steps", came=value,
+            "not allowed",
+            field="lr_warmup_steps",
+            came=value,
             allowed=f"a whole number of steps from 0 to {total_steps}, or a share below 1",
         )
     return int(steps)
@@ -136,12 +138,16 @@ def check_schedule(name: str, shape: ScheduleShape, base_lrs: list[float | None]
         raise StudioError(f"{name} has no warm-up", field="lr_warmup_steps", came=shape.warmup_steps, allowed="0")
     if None in base_lrs and name.lower() not in ("adafactor", "constant"):
         raise StudioError(
-            "AdaFactor with relative_step=True makes its own rate, which no schedule changes", field=SCHEDULES.field,
-            came=name, allowed="adafactor",
+            "AdaFactor with relative_step=True makes its own rate, which no schedule changes",
+            field=SCHEDULES.field,
+            came=name,
+            allowed="adafactor",
         )
     if entry.optimizer and any(rate is not None for rate in base_lrs):
         raise StudioError(
-            "belongs to AdaFactor with relative_step=True", field=SCHEDULES.field, came=name,
+            "belongs to AdaFactor with relative_step=True",
+            field=SCHEDULES.field,
+            came=name,
             allowed=[other for other in SCHEDULES if not SCHEDULES.get(other).optimizer],
         )
 
@@ -159,9 +165,7 @@ class Schedule:
         StudioError: see ``check_schedule``; or a polynomial that would end above a base rate.
     """
 
-    def __init__(
-        self, optimizers: OptimizerSet, name: str, shape: ScheduleShape, *, lr_end: float = 1e-7
-    ) -> None:
+    def __init__(self, optimizers: OptimizerSet, name: str, shape: ScheduleShape, *, lr_end: float = 1e-7) -> None:
         check_schedule(name, shape, optimizers.base_lrs)
         self.name = name
         self._optimizers = optimizers

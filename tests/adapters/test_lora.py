@@ -362,11 +362,18 @@ def test_gradient_checkpointing_draws_the_same_masks_again(reentrant):
     assert unused > 0
 
 
-@pytest.mark.parametrize("field, spec", [
-    ("network_dim", {"rank": 0}), ("network_alpha", {"alpha": -1}), ("conv_dim", {"conv_rank": 0}),
-    ("conv_alpha", {"conv_alpha": -0.1}), ("network_dropout", {"dropout": 1.0}), ("rank_dropout", {"rank_dropout": -0.1}),
-    ("module_dropout", {"module_dropout": 1}),
-])
+@pytest.mark.parametrize(
+    "field, spec",
+    [
+        ("network_dim", {"rank": 0}),
+        ("network_alpha", {"alpha": -1}),
+        ("conv_dim", {"conv_rank": 0}),
+        ("conv_alpha", {"conv_alpha": -0.1}),
+        ("network_dropout", {"dropout": 1.0}),
+        ("rank_dropout", {"rank_dropout": -0.1}),
+        ("module_dropout", {"module_dropout": 1}),
+    ],
+)
 def test_a_spec_with_a_bad_number_names_the_option(field, spec):
     with pytest.raises(StudioError) as caught:
         NetworkSpec(**{"rank": 4, "alpha": 1, **spec})

@@ -28,8 +28,11 @@ def trained(models, spec=None, seed=5):
 def unet_inputs():
     generator = torch.Generator().manual_seed(3)
     sample = torch.randn(2, 4, 8, 8, generator=generator)
-    return {"sample": sample, "timestep": torch.tensor([10, 700]),
-            "encoder_hidden_states": torch.randn(2, 5, 16, generator=generator)}
+    return {
+        "sample": sample,
+        "timestep": torch.tensor([10, 700]),
+        "encoder_hidden_states": torch.randn(2, 5, 16, generator=generator),
+    }
 
 
 def outputs(models):
@@ -74,14 +77,17 @@ def test_two_text_encoders_get_numbered_names(models):
     assert {adapter.key[:9] for adapter in network} == {"lora_te1_", "lora_te2_"}
 
 
-@pytest.mark.parametrize("targets, found, unet_modules, text_modules", [
-    ("all", ".", 192, 72),
-    ("attention", "attn1|attn2|self_attn", 128, 48),
-    ("self-attention", "attn1|self_attn", 64, 48),
-    ("cross-attention", "attn2", 64, 0),
-    (r"^up_blocks\..*to_k$", "to_k", 18, 0),
-    (r"layers\.11\.mlp", "text_model.encoder.layers.11.mlp", 0, 2),
-])
+@pytest.mark.parametrize(
+    "targets, found, unet_modules, text_modules",
+    [
+        ("all", ".", 192, 72),
+        ("attention", "attn1|attn2|self_attn", 128, 48),
+        ("self-attention", "attn1|self_attn", 64, 48),
+        ("cross-attention", "attn2", 64, 0),
+        (r"^up_blocks\..*to_k$", "to_k", 18, 0),
+        (r"layers\.11\.mlp", "text_model.encoder.layers.11.mlp", 0, 2),
+    ],
+)
 def test_targets_choose_layers_by_their_own_names(meta_sd1, targets, found, unet_modules, text_modules):
     unet, text_encoder = meta_sd1
     network = Network.create(unet, [text_encoder], NetworkSpec(8, 4, targets=targets), seed=0)
@@ -90,11 +96,15 @@ def test_targets_choose_layers_by_their_own_names(meta_sd1, targets, found, unet
     assert all(any(word in adapter.target.module_name for word in found.split("|")) for adapter in network)
 
 
-@pytest.mark.parametrize("spec, words", [
-    ({"targets": "nowhere"}, "no layer"), ({"targets": "("}, "regular expression"),
-    ({"train_unet": False, "train_text_encoder": False}, "no layer"),
-    ({"network_type": "LoRa-Deluxe"}, "network_type"),
-])
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        ({"targets": "nowhere"}, "no layer"),
+        ({"targets": "("}, "regular expression"),
+        ({"train_unet": False, "train_text_encoder": False}, "no layer"),
+        ({"network_type": "LoRa-Deluxe"}, "network_type"),
+    ],
+)
 def test_a_choice_without_layers_is_refused(models, spec, words):
     unet, text_encoder = models
     with pytest.raises(StudioError, match=words):
@@ -192,9 +202,14 @@ def test_gradient_checkpointing_gives_the_same_gradients_with_every_dropout(mode
     assert any(name not in plain or not torch.allclose(other[name], plain[name]) for name in other)
 
 
-@pytest.mark.parametrize("precision, dtype, rounding", [
-    ("float", torch.float32, 0), ("fp16", torch.float16, 2**-11), ("bf16", torch.bfloat16, 2**-8),
-])
+@pytest.mark.parametrize(
+    "precision, dtype, rounding",
+    [
+        ("float", torch.float32, 0),
+        ("fp16", torch.float16, 2**-11),
+        ("bf16", torch.bfloat16, 2**-8),
+    ],
+)
 def test_a_saved_network_comes_back(models, tmp_path, precision, dtype, rounding):
     network = trained(models)
     path = tmp_path / "lora.safetensors"
@@ -224,7 +239,7 @@ def test_a_saved_file_holds_its_hashes(models, tmp_path):
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     raw = path.read_bytes()
-    digest = hashlib.sha256(raw[8 + int.from_bytes(raw[:8], "little"):]).hexdigest()
+    digest = hashlib.sha256(raw[8 + int.from_bytes(raw[:8], "little") :]).hexdigest()
     assert metadata["sshs_model_hash"] == digest
     assert metadata["modelspec.hash_sha256"] == f"0x{digest}"
     assert len(metadata["sshs_legacy_hash"]) == 8
@@ -276,8 +291,10 @@ def test_ranks_alphas_and_layers_come_from_the_file(models):
 
 def test_layers_beyond_sd_scripts_targets_are_loaded(models):
     unet, text_encoder = models
-    tensors = {"lora_unet_conv_in.lora_down.weight": torch.ones(2, 4, 3, 3),
-               "lora_unet_conv_in.lora_up.weight": torch.ones(16, 2, 1, 1)}
+    tensors = {
+        "lora_unet_conv_in.lora_down.weight": torch.ones(2, 4, 3, 3),
+        "lora_unet_conv_in.lora_up.weight": torch.ones(16, 2, 1, 1),
+    }
     (adapter,) = Network.from_file_tensors(unet, [text_encoder], tensors)
     assert adapter.target.layer is unet.conv_in
     # No alpha in the file: an old one, alpha = rank.
@@ -324,7 +341,9 @@ def test_a_file_with_nothing_for_this_model_is_refused(models, strict):
         Network.from_file_tensors(unet, [text_encoder], {}, strict=strict)
 
 
-@pytest.mark.parametrize("down, up", [((2, 17), (32, 2)), ((2, 16), (33, 2)), ((2, 16), (32, 3)), ((0, 16), (32, 0)), ((), ())])
+@pytest.mark.parametrize(
+    "down, up", [((2, 17), (32, 2)), ((2, 16), (33, 2)), ((2, 16), (32, 3)), ((0, 16), (32, 0)), ((), ())]
+)
 def test_a_tensor_of_another_familys_size_is_named(models, down, up):
     unet, text_encoder = models
     key = "lora_te_text_model_encoder_layers_0_mlp_fc1"
@@ -381,7 +400,9 @@ def test_notes_tell_of_too_large_a_rank(models):
 @pytest.mark.parametrize("name, suffixes", [("LoRA", {"lora_up.weight", "lora_down.weight", "alpha"})])
 def test_every_network_type_saves_and_finds_its_own_keys(models, name, suffixes):
     unet, text_encoder = models
-    network = Network.create(unet, [text_encoder], NetworkSpec(4, 2, network_type=name.lower(), targets="attn2"), seed=0)
+    network = Network.create(
+        unet, [text_encoder], NetworkSpec(4, 2, network_type=name.lower(), targets="attn2"), seed=0
+    )
     kind = NETWORKS.get(name)
     for adapter in network:
         assert isinstance(adapter, kind) and isinstance(adapter.target.layer, nn.Linear)

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import checkpoint_tensors
 
 from lib_lora.arch.detect import detect_family
 from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
+from tiny import checkpoint_tensors
 
 UNET = "model.diffusion_model.input_blocks.0.0.weight"
 ATTENTION = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"

@@ -13,16 +13,25 @@ from lib_lora.arch.keys import (
 
 # Left: the model's own names; right: keys of a LoRA file made with sd-scripts.
 PAIRS = [
-    (UNET_PREFIX, "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_out.0",
-     "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn2_to_out_0"),
-    (UNET_PREFIX, "up_blocks.3.attentions.2.transformer_blocks.0.ff.net.0.proj",
-     "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_0_proj"),
+    (
+        UNET_PREFIX,
+        "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_out.0",
+        "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn2_to_out_0",
+    ),
+    (
+        UNET_PREFIX,
+        "up_blocks.3.attentions.2.transformer_blocks.0.ff.net.0.proj",
+        "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_0_proj",
+    ),
     (UNET_PREFIX, "mid_block.attentions.0.proj_in", "lora_unet_mid_block_attentions_0_proj_in"),
     (UNET_PREFIX, "down_blocks.1.resnets.0.conv_shortcut", "lora_unet_down_blocks_1_resnets_0_conv_shortcut"),
     (UNET_PREFIX, "down_blocks.1.resnets.0.time_emb_proj", "lora_unet_down_blocks_1_resnets_0_time_emb_proj"),
     (UNET_PREFIX, "down_blocks.1.downsamplers.0.conv", "lora_unet_down_blocks_1_downsamplers_0_conv"),
-    (TEXT_PREFIX, "text_model.encoder.layers.11.self_attn.out_proj",
-     "lora_te_text_model_encoder_layers_11_self_attn_out_proj"),
+    (
+        TEXT_PREFIX,
+        "text_model.encoder.layers.11.self_attn.out_proj",
+        "lora_te_text_model_encoder_layers_11_self_attn_out_proj",
+    ),
     ("lora_te2_", "text_model.encoder.layers.31.mlp.fc2", "lora_te2_text_model_encoder_layers_31_mlp_fc2"),
 ]
 

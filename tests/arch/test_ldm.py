@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.loaders import single_file_utils
-from tiny import HEADS, checkpoint_tensors
 
 from lib_lora.arch import ldm
+from tiny import HEADS, checkpoint_tensors
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def tensors():
 
 
 def without_prefix(tensors, prefix):
-    return {key[len(prefix):]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def shapes(tensors):

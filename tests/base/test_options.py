@@ -41,9 +41,17 @@ def test_defaults_are_taken_for_what_is_not_given():
 @pytest.mark.parametrize(
     ("field", "text", "value"),
     [
-        ("rank", "12", 12), ("rank", 12.0, 12), ("rate", "1e-4", 1e-4), ("rate", "none", None), ("rate", None, None),
-        ("flag", "true", True), ("flag", False, False), ("kind", "adamw", "AdamW"), ("folder", "c", Path("c")),
-        ("args", "a=1, b=2", ("a=1", "b=2")), ("args", ["a=1"], ("a=1",)),
+        ("rank", "12", 12),
+        ("rank", 12.0, 12),
+        ("rate", "1e-4", 1e-4),
+        ("rate", "none", None),
+        ("rate", None, None),
+        ("flag", "true", True),
+        ("flag", False, False),
+        ("kind", "adamw", "AdamW"),
+        ("folder", "c", Path("c")),
+        ("args", "a=1, b=2", ("a=1", "b=2")),
+        ("args", ["a=1"], ("a=1",)),
     ],
 )
 def test_text_and_values_become_the_options_type(field, text, value):
@@ -54,8 +62,20 @@ def test_text_and_values_become_the_options_type(field, text, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("rank", 0), ("rank", 65), ("rank", 1.5), ("rank", "many"), ("rank", True), ("rank", None), ("rate", 0),
-        ("rate", "nan"), ("rate", "inf"), ("flag", "perhaps"), ("flag", 3), ("kind", "SGD"), ("folder", ""), ("args", 3),
+        ("rank", 0),
+        ("rank", 65),
+        ("rank", 1.5),
+        ("rank", "many"),
+        ("rank", True),
+        ("rank", None),
+        ("rate", 0),
+        ("rate", "nan"),
+        ("rate", "inf"),
+        ("flag", "perhaps"),
+        ("flag", 3),
+        ("kind", "SGD"),
+        ("folder", ""),
+        ("args", 3),
     ],
 )
 def test_a_bad_value_is_an_error_that_names_field_value_and_what_is_allowed(field, value):

@@ -33,7 +33,14 @@ def test_a_registry_finds_names_without_case_and_refuses_a_second_of_one_name():
 
 
 def test_a_seed_hangs_on_every_part_of_its_owner():
-    owners = [(1, "noise", 1, 2), (2, "noise", 1, 2), (1, "time", 1, 2), (1, "noise", 12), (1, "noise", "1", 2), (1, "noise", 2, 1)]
+    owners = [
+        (1, "noise", 1, 2),
+        (2, "noise", 1, 2),
+        (1, "time", 1, 2),
+        (1, "noise", 12),
+        (1, "noise", "1", 2),
+        (1, "noise", 2, 1),
+    ]
     seeds = {derive_seed(*owner) for owner in owners}
     assert len(seeds) == len(owners)
     assert all(0 <= seed < 2**63 for seed in seeds)

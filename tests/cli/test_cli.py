@@ -32,9 +32,23 @@ def test_train_then_sample_from_the_command_line(train_options, tmp_path):
     assert "saved" in done.stdout and str(train_options["output_dir"] / "zorb.safetensors") in done.stdout
     assert "step/s" in done.stderr or "s/step" in done.stderr
     sampled = lora(
-        "sample", "--pretrained_model_name_or_path", train_options["pretrained_model_name_or_path"], "--prompt",
-        "zorb <lora:zorb:0.5>", "--lora_dir", train_options["output_dir"], "--output_dir", tmp_path / "out",
-        "--width", 64, "--height", 64, "--steps", 2, "--images", 2,
+        "sample",
+        "--pretrained_model_name_or_path",
+        train_options["pretrained_model_name_or_path"],
+        "--prompt",
+        "zorb <lora:zorb:0.5>",
+        "--lora_dir",
+        train_options["output_dir"],
+        "--output_dir",
+        tmp_path / "out",
+        "--width",
+        64,
+        "--height",
+        64,
+        "--steps",
+        2,
+        "--images",
+        2,
     )
     assert sampled.returncode == 0, sampled.stderr
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -45,7 +59,9 @@ def test_train_then_sample_from_the_command_line(train_options, tmp_path):
 def test_flags_override_the_config_file(train_options, tmp_path):
     config = tmp_path / "run.toml"
     values = {**train_options, "network_dim": 4}
-    lines = [f"{name} = {value if isinstance(value, (int, float)) else repr(str(value))}" for name, value in values.items()]
+    lines = [
+        f"{name} = {value if isinstance(value, (int, float)) else repr(str(value))}" for name, value in values.items()
+    ]
     config.write_text("[all]\n" + "\n".join(lines), encoding="utf-8")
     done = lora("train", "--config_file", config, "--network_dim", 3)
     assert done.returncode == 0, done.stderr
@@ -65,8 +81,12 @@ def test_plan_says_what_would_be_done_and_writes_nothing(train_options):
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process on Windows")
 def test_ctrl_c_keeps_what_the_run_has(train_options):
     process = subprocess.Popen(
-        [*COMMAND, "train", *flags({**train_options, "max_train_steps": 5000})], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        [*COMMAND, "train", *flags({**train_options, "max_train_steps": 5000})],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     log = train_options["output_dir"] / "zorb-log" / "loss.csv"
     until = time.time() + 120
@@ -108,9 +128,13 @@ def broken(options, tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("missing folder", ["train_data_dir", "nowhere"]), ("no pictures", ["train_data_dir", "no pictures"]),
-        ("unreadable picture", ["1.png"]), ("empty caption", ["1.txt"]), ("rank 0", ["network_dim", "at least 1"]),
-        ("unknown value", ["save_precision", "fp16, bf16, float"]), ("unknown option", ["netwrok_dim", "network_dim"]),
+        ("missing folder", ["train_data_dir", "nowhere"]),
+        ("no pictures", ["train_data_dir", "no pictures"]),
+        ("unreadable picture", ["1.png"]),
+        ("empty caption", ["1.txt"]),
+        ("rank 0", ["network_dim", "at least 1"]),
+        ("unknown value", ["save_precision", "fp16, bf16, float"]),
+        ("unknown option", ["netwrok_dim", "network_dim"]),
         ("unwritable", ["output_dir"]),
     ],
 )
@@ -134,22 +158,39 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(train_options, tmp_path):
         "from lib_lora.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "train", *flags(train_options)], cwd=ROOT, capture_output=True, text=True,
-        timeout=300, check=False,
+        [sys.executable, "-c", code, "train", *flags(train_options)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "zorb.safetensors" in done.stderr
     assert [path.name for path in train_options["output_dir"].glob("*.safetensors*")] == []
 
 
+def without_torch(*arguments):
+    """Run a command in a process that must not have imported torch at its end."""
+    code = """if True:
+        import sys
+        from lib_lora.cli.main import main
+        try:
+            code = main(sys.argv[1:])
+        except SystemExit as end:
+            code = end.code
+        sys.exit("torch was imported" if "torch" in sys.modules else code)
+    """
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
 def test_help_does_not_wait_for_torch():
-    code = "import sys; from lib_lora.cli.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = without_torch("train", "--help")
     assert done.returncode == 0, done.stderr
     assert "--network_dim" in done.stdout
 
 
 def test_a_plan_does_not_wait_for_torch(train_options):
-    code = f"import sys; from lib_lora.cli.main import main\nassert main(['plan', *{flags(train_options)!r}]) == 0\nassert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = without_torch("plan", *flags(train_options))
     assert done.returncode == 0, done.stderr

@@ -136,7 +136,8 @@ def test_every_size_fits_its_bucket_from_the_middle():
 
 def test_the_crop_equals_resizing_the_whole_picture_and_cutting_it():
     for size, bucket in [
-        ((300, 200), Bucket((64, 128), (192, 128))), ((50, 90), Bucket((128, 128), (128, 230))),
+        ((300, 200), Bucket((64, 128), (192, 128))),
+        ((50, 90), Bucket((128, 128), (128, 230))),
         ((400, 100), Bucket((128, 64), (257, 64))),
     ]:
         image = gradient(*size)

@@ -23,8 +23,19 @@ from lib_lora.dataset.plan import (
 from lib_lora.dataset.records import Fault, ImageRecord, LeftOut, Scan
 
 SIZES = [
-    (512, 512), (1000, 1500), (1920, 1080), (333, 1000), (64, 4000), (700, 699), (100, 100), (832, 320), (3000, 3001),
-    (511, 769), (640, 384), (4000, 64), (1024, 768),
+    (512, 512),
+    (1000, 1500),
+    (1920, 1080),
+    (333, 1000),
+    (64, 4000),
+    (700, 699),
+    (100, 100),
+    (832, 320),
+    (3000, 3001),
+    (511, 769),
+    (640, 384),
+    (4000, 64),
+    (1024, 768),
 ]
 
 
@@ -42,15 +53,43 @@ def a_scan(*groups, regularisation=False, left_out=(), notes=(), faults=()) -> S
 # library/model_util.py, make_bucket_resolutions
 def test_the_buckets_of_512():
     assert make_buckets((512, 512), 256, 1024, 64) == [
-        (256, 832), (256, 896), (256, 960), (256, 1024), (320, 704), (320, 768), (384, 640), (448, 576), (512, 512),
-        (576, 448), (640, 384), (704, 320), (768, 320), (832, 256), (896, 256), (960, 256), (1024, 256),
+        (256, 832),
+        (256, 896),
+        (256, 960),
+        (256, 1024),
+        (320, 704),
+        (320, 768),
+        (384, 640),
+        (448, 576),
+        (512, 512),
+        (576, 448),
+        (640, 384),
+        (704, 320),
+        (768, 320),
+        (832, 256),
+        (896, 256),
+        (960, 256),
+        (1024, 256),
     ]
 
 
 def test_the_buckets_of_768_by_512():
     assert make_buckets((768, 512), 320, 960, 64) == [
-        (320, 960), (384, 896), (384, 960), (448, 832), (512, 704), (512, 768), (576, 576), (576, 640), (640, 576),
-        (704, 512), (768, 512), (832, 448), (896, 384), (960, 320), (960, 384),
+        (320, 960),
+        (384, 896),
+        (384, 960),
+        (448, 832),
+        (512, 704),
+        (512, 768),
+        (576, 576),
+        (576, 640),
+        (640, 576),
+        (704, 512),
+        (768, 512),
+        (832, 448),
+        (896, 384),
+        (960, 320),
+        (960, 384),
     ]
 
 
@@ -58,8 +97,18 @@ def test_the_buckets_of_sdxl():
     found = make_buckets((1024, 1024), 512, 2048, 64)
     assert len(found) == 33
     assert found[:12] == [
-        (512, 1856), (512, 1920), (512, 1984), (512, 2048), (576, 1664), (576, 1728), (576, 1792), (640, 1536),
-        (640, 1600), (704, 1408), (704, 1472), (768, 1280),
+        (512, 1856),
+        (512, 1920),
+        (512, 1984),
+        (512, 2048),
+        (576, 1664),
+        (576, 1728),
+        (576, 1792),
+        (640, 1536),
+        (640, 1600),
+        (704, 1408),
+        (704, 1472),
+        (768, 1280),
     ]
 
 
@@ -67,10 +116,18 @@ def test_the_buckets_of_sdxl():
 def test_every_size_goes_where_sd_scripts_puts_it():
     buckets = make_buckets((512, 512), 256, 1024, 64)
     assert [select_bucket(*size, buckets) for size in SIZES] == [
-        Bucket((512, 512), (512, 512)), Bucket((384, 640), (427, 640)), Bucket((640, 384), (683, 384)),
-        Bucket((256, 832), (277, 832)), Bucket((256, 1024), (256, 16000)), Bucket((512, 512), (513, 512)),
-        Bucket((512, 512), (512, 512)), Bucket((768, 320), (832, 320)), Bucket((512, 512), (512, 512)),
-        Bucket((384, 640), (425, 640)), Bucket((640, 384), (640, 384)), Bucket((1024, 256), (16000, 256)),
+        Bucket((512, 512), (512, 512)),
+        Bucket((384, 640), (427, 640)),
+        Bucket((640, 384), (683, 384)),
+        Bucket((256, 832), (277, 832)),
+        Bucket((256, 1024), (256, 16000)),
+        Bucket((512, 512), (513, 512)),
+        Bucket((512, 512), (512, 512)),
+        Bucket((768, 320), (832, 320)),
+        Bucket((512, 512), (512, 512)),
+        Bucket((384, 640), (425, 640)),
+        Bucket((640, 384), (640, 384)),
+        Bucket((1024, 256), (16000, 256)),
         Bucket((576, 448), (597, 448)),
     ]
 
@@ -78,10 +135,18 @@ def test_every_size_goes_where_sd_scripts_puts_it():
 def test_every_size_goes_where_sd_scripts_puts_it_with_steps_of_32():
     buckets = make_buckets((768, 1024), 320, 1536, 32)
     assert [select_bucket(*size, buckets) for size in SIZES] == [
-        Bucket((864, 864), (864, 864)), Bucket((704, 1088), (725, 1088)), Bucket((1152, 672), (1195, 672)),
-        Bucket((512, 1536), (512, 1538)), Bucket((320, 1536), (320, 20000)), Bucket((864, 864), (865, 864)),
-        Bucket((864, 864), (864, 864)), Bucket((1408, 544), (1414, 544)), Bucket((864, 864), (864, 864)),
-        Bucket((704, 1088), (723, 1088)), Bucket((1120, 672), (1120, 672)), Bucket((1536, 320), (20000, 320)),
+        Bucket((864, 864), (864, 864)),
+        Bucket((704, 1088), (725, 1088)),
+        Bucket((1152, 672), (1195, 672)),
+        Bucket((512, 1536), (512, 1538)),
+        Bucket((320, 1536), (320, 20000)),
+        Bucket((864, 864), (865, 864)),
+        Bucket((864, 864), (864, 864)),
+        Bucket((1408, 544), (1414, 544)),
+        Bucket((864, 864), (864, 864)),
+        Bucket((704, 1088), (723, 1088)),
+        Bucket((1120, 672), (1120, 672)),
+        Bucket((1536, 320), (20000, 320)),
         Bucket((1024, 768), (1024, 768)),
     ]
 
@@ -89,10 +154,17 @@ def test_every_size_goes_where_sd_scripts_puts_it_with_steps_of_32():
 def test_no_upscale_shrinks_and_floors_as_sd_scripts_does():
     sizes = [size for size in SIZES if 64 not in size]
     assert [shrink_only_bucket(*size, 512 * 512, 64) for size in sizes] == [
-        Bucket((512, 512), (512, 512)), Bucket((384, 576), (384, 576)), Bucket((640, 384), (683, 384)),
-        Bucket((256, 768), (256, 769)), Bucket((512, 512), (513, 512)), Bucket((64, 64), (100, 100)),
-        Bucket((640, 256), (666, 256)), Bucket((512, 512), (512, 512)), Bucket((384, 576), (384, 578)),
-        Bucket((640, 384), (640, 384)), Bucket((512, 384), (512, 384)),
+        Bucket((512, 512), (512, 512)),
+        Bucket((384, 576), (384, 576)),
+        Bucket((640, 384), (683, 384)),
+        Bucket((256, 768), (256, 769)),
+        Bucket((512, 512), (513, 512)),
+        Bucket((64, 64), (100, 100)),
+        Bucket((640, 256), (666, 256)),
+        Bucket((512, 512), (512, 512)),
+        Bucket((384, 576), (384, 578)),
+        Bucket((640, 384), (640, 384)),
+        Bucket((512, 384), (512, 384)),
     ]
 
 
@@ -108,8 +180,19 @@ def test_without_buckets_all_go_to_the_one_resolution():
     plan = build_plan(a_scan(*((1, size, 1) for size in SIZES)), resolution=(512, 768), enable_bucket=False)
     assert [image.bucket.resolution for image in plan.images] == [(512, 768)] * len(SIZES)
     assert [image.bucket.resized for image in plan.images] == [
-        (768, 768), (512, 768), (1365, 768), (512, 1538), (512, 32000), (769, 768), (768, 768), (1997, 768), (768, 768),
-        (512, 771), (1280, 768), (48000, 768), (1024, 768),
+        (768, 768),
+        (512, 768),
+        (1365, 768),
+        (512, 1538),
+        (512, 32000),
+        (769, 768),
+        (768, 768),
+        (1997, 768),
+        (768, 768),
+        (512, 771),
+        (1280, 768),
+        (48000, 768),
+        (1024, 768),
     ]
 
 
@@ -143,7 +226,10 @@ def test_a_resized_picture_covers_its_bucket_and_touches_two_of_its_borders():
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        ("512", (512, 512)), ("512,768", (512, 768)), ("512x768", (512, 768)), (" 1024 X 64 ", (1024, 64)),
+        ("512", (512, 512)),
+        ("512,768", (512, 768)),
+        ("512x768", (512, 768)),
+        (" 1024 X 64 ", (1024, 64)),
         (640, (640, 640)),
     ],
 )
@@ -173,7 +259,11 @@ def test_repeats_become_samples_and_samples_become_steps():
 
 def test_accumulation_and_processes_share_batches_and_round_up():
     plan = build_plan(
-        a_scan((25, (512, 512), 1)), resolution=(512, 512), batch_size=2, gradient_accumulation_steps=3, processes=2,
+        a_scan((25, (512, 512), 1)),
+        resolution=(512, 512),
+        batch_size=2,
+        gradient_accumulation_steps=3,
+        processes=2,
         max_train_steps=10,
     )
     assert (plan.batches_per_epoch, plan.steps_per_epoch, plan.total_steps, plan.epochs) == (13, 3, 10, 4)
@@ -194,7 +284,10 @@ def test_two_lengths_exclude_one_another():
 @pytest.mark.parametrize(
     ("folder_repeats", "train_samples", "expected"),
     [
-        ([1, 1, 1], 10, [4, 3, 3]), ([2, 2, 2], 3, [2, 2]), ([1, 1, 1, 1], 2, [1, 1]), ([5, 1], 6, [5, 1]),
+        ([1, 1, 1], 10, [4, 3, 3]),
+        ([2, 2, 2], 3, [2, 2]),
+        ([1, 1, 1, 1], 2, [1, 1]),
+        ([5, 1], 6, [5, 1]),
         ([3, 1, 1], 20, [8, 6, 6]),
     ],
 )
@@ -246,8 +339,10 @@ def test_batches_of_different_buckets_are_mixed():
 @pytest.mark.parametrize(
     ("options", "option"),
     [
-        ({"max_bucket_reso": 448}, "max_bucket_reso"), ({"min_bucket_reso": 576}, "min_bucket_reso"),
-        ({"bucket_reso_steps": 12}, "bucket_reso_steps"), ({"bucket_reso_steps": 512}, "min_bucket_reso"),
+        ({"max_bucket_reso": 448}, "max_bucket_reso"),
+        ({"min_bucket_reso": 576}, "min_bucket_reso"),
+        ({"bucket_reso_steps": 12}, "bucket_reso_steps"),
+        ({"bucket_reso_steps": 512}, "min_bucket_reso"),
     ],
 )
 def test_limits_that_do_not_fit_the_resolution_are_refused(options, option):
@@ -277,14 +372,25 @@ def test_faults_of_a_scan_stop_the_plan():
 
 def test_the_description_tells_all_that_matters():
     scan = a_scan(
-        (3, (512, 512), 5), (1, (200, 300), 2), notes=["a.txt: the caption has several lines; the first is used"],
+        (3, (512, 512), 5),
+        (1, (200, 300), 2),
+        notes=["a.txt: the caption has several lines; the first is used"],
         left_out=[LeftOut(Path("data/b.gif"), ".gif is not read"), LeftOut(Path("data/c.gif"), ".gif is not read")],
     )
     reg = a_scan((2, (512, 512), 1), regularisation=True)
     text = build_plan(scan, reg, resolution=(512, 512), batch_size=4, epochs=3).describe()
     for words in (
-        "4 pictures", "17 samples", "c0, c1", "512x512", "384x640", "regularisation", "Steps: 27 in 3 epochs of 9",
-        "fewer samples than the batch size 4 in the buckets 384x640", "enlarged", "several lines", "Left out: 2",
+        "4 pictures",
+        "17 samples",
+        "c0, c1",
+        "512x512",
+        "384x640",
+        "regularisation",
+        "Steps: 27 in 3 epochs of 9",
+        "fewer samples than the batch size 4 in the buckets 384x640",
+        "enlarged",
+        "several lines",
+        "Left out: 2",
         ".gif is not read",
     ):
         assert words in text, f"{words!r} is not in:\n{text}"

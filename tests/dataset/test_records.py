@@ -246,7 +246,14 @@ def test_the_order_is_natural_and_does_not_depend_on_the_disk(tmp_path):
     for name in names:
         picture(tmp_path / "1_x" / name)
     assert [r.path.name for r in scan(tmp_path).records] == [
-        "1.png", "A.png", "b.png", "img1.png", "IMG2.png", "img02.png", "img10.png", "été.png",
+        "1.png",
+        "A.png",
+        "b.png",
+        "img1.png",
+        "IMG2.png",
+        "img02.png",
+        "img10.png",
+        "été.png",
     ]
 
 

@@ -62,9 +62,10 @@ def test_a_full_disk_is_named_as_such(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 def test_a_device_that_is_full_is_reported(tmp_path, monkeypatch):
     real_open = open
-    monkeypatch.setattr("builtins.open", lambda path, *rest, **named: real_open(
-        "/dev/full" if str(path).endswith(".tmp") else path, "wb"
-    ))
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda path, *rest, **named: real_open("/dev/full" if str(path).endswith(".tmp") else path, "wb"),
+    )
     with pytest.raises(StudioError, match="disk is full"):
         write_bytes(tmp_path / "a.bin", b"x" * 100_000)
     assert os.listdir(tmp_path) == []
@@ -156,9 +157,39 @@ def test_plain_names_come_back_unchanged(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "", " ", ".", "..", "...", "../x", "a/b", "a\\b", "/etc/passwd", "C:x", "c:\\x", "\\\\server\\share", "a:b",
-        "a\0b", "a\nb", "a\x7fb", "a\x9fb", "con", "CON.txt", "nul .txt", "Lpt1", "com\u00b9", "CONIN$",
-        "a.", "a ", "a?", "a*b", "<a>", 'a"b', "a|b", "x" * 201, "猫" * 67, "a\ud800",
+        "",
+        " ",
+        ".",
+        "..",
+        "...",
+        "../x",
+        "a/b",
+        "a\\b",
+        "/etc/passwd",
+        "C:x",
+        "c:\\x",
+        "\\\\server\\share",
+        "a:b",
+        "a\0b",
+        "a\nb",
+        "a\x7fb",
+        "a\x9fb",
+        "con",
+        "CON.txt",
+        "nul .txt",
+        "Lpt1",
+        "com\u00b9",
+        "CONIN$",
+        "a.",
+        "a ",
+        "a?",
+        "a*b",
+        "<a>",
+        'a"b',
+        "a|b",
+        "x" * 201,
+        "猫" * 67,
+        "a\ud800",
     ],
 )
 def test_names_that_are_paths_or_that_windows_cannot_hold_are_refused(name):

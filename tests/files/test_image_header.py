@@ -12,8 +12,17 @@ from lib_lora.files.image_header import ImageHeader, read_header
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        ("a.png", "RGB"), ("a.png", "RGBA"), ("a.png", "P"), ("a.png", "LA"), ("a.png", "1"), ("a.PNG", "L"),
-        ("a.jpg", "RGB"), ("a.JPEG", "L"), ("a.jpeg", "CMYK"), ("a.bmp", "RGB"), ("a.webp", "RGB"),
+        ("a.png", "RGB"),
+        ("a.png", "RGBA"),
+        ("a.png", "P"),
+        ("a.png", "LA"),
+        ("a.png", "1"),
+        ("a.PNG", "L"),
+        ("a.jpg", "RGB"),
+        ("a.JPEG", "L"),
+        ("a.jpeg", "CMYK"),
+        ("a.bmp", "RGB"),
+        ("a.webp", "RGB"),
     ],
 )
 def test_size_and_mode_of_every_format(tmp_path, name, mode):

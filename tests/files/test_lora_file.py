@@ -23,18 +23,23 @@ def addnet_hashes(tensors, metadata, tmp_path):
     return hashlib.sha256(raw[begin:]).hexdigest(), hashlib.sha256(raw[0x100000:0x110000]).hexdigest()[:8]
 
 
-@pytest.mark.parametrize("counts", [
-    (5, 3),
-    (200_000, 70_000, 9),          # the legacy slice begins inside one tensor and ends in the next
-    (262_000, 262_000),            # it begins at a border between header, tensors
-    (265_000,),                    # the file ends inside the slice
-])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        (5, 3),
+        (200_000, 70_000, 9),  # the legacy slice begins inside one tensor and ends in the next
+        (262_000, 262_000),  # it begins at a border between header, tensors
+        (265_000,),  # the file ends inside the slice
+    ],
+)
 def test_hashes_are_those_of_sd_scripts(tmp_path, counts):
     tensors = {f"m{index}.lora_up.weight": tensor(index, count) for index, count in enumerate(counts)}
     metadata = {"ss_tag": "x" * 100, "modelspec.title": "cat", "other": "y" * 999}
     whole, legacy = addnet_hashes(tensors, metadata, tmp_path)
     assert tensor_hashes(tensors, metadata) == {
-        "sshs_model_hash": whole, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{whole}",
+        "sshs_model_hash": whole,
+        "sshs_legacy_hash": legacy,
+        "modelspec.hash_sha256": f"0x{whole}",
     }
 
 

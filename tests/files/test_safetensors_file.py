@@ -19,7 +19,11 @@ from lib_lora.files.safetensors_file import (
 )
 
 DTYPES = {
-    "F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64, "BOOL": torch.bool,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
 }
 
 ODD_TEXT = 'line\nbreak "quoted" \\ / ünïcode 猫 \x01\x7f\t\b\f\r'
@@ -80,7 +84,7 @@ def test_read_header_gives_back_what_was_written(tmp_path):
     for name, tensor in sample().items():
         info = header.tensors[name]
         assert (info.dtype, info.shape) == (tensor.dtype, tensor.shape)
-        assert raw[header.data_offset + info.begin:header.data_offset + info.end] == bytes(tensor.bytes())
+        assert raw[header.data_offset + info.begin : header.data_offset + info.end] == bytes(tensor.bytes())
 
 
 def test_read_header_reads_a_file_without_metadata(tmp_path):
@@ -94,11 +98,14 @@ def test_functions_are_called_one_at_a_time_in_file_order(tmp_path):
     def part(name, data):
         return lambda: (calls.append(name), data)[1]
 
-    write_safetensors(tmp_path / "x.safetensors", {
-        "a": TensorData("U8", (1,), part("a", b"1")),
-        "z": TensorData("F32", (1,), part("z", b"1234")),
-        "b": TensorData("F32", (1,), part("b", b"1234")),
-    })
+    write_safetensors(
+        tmp_path / "x.safetensors",
+        {
+            "a": TensorData("U8", (1,), part("a", b"1")),
+            "z": TensorData("F32", (1,), part("z", b"1234")),
+            "b": TensorData("F32", (1,), part("b", b"1234")),
+        },
+    )
     assert calls == ["b", "z", "a"]
 
 
@@ -142,24 +149,27 @@ def test_every_dtype_of_the_library_is_known(tmp_path):
 WEB_PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>" * 4
 
 
-@pytest.mark.parametrize("content, words", [
-    (b"", "empty"),
-    (b"abc", "truncated"),
-    (WEB_PAGE, "web page"),
-    (b"\n\n  " + WEB_PAGE, "web page"),
-    (b"\xef\xbb\xbf" + WEB_PAGE, "web page"),
-    (b"PK\x03\x04\x14\x00\x00\x00\x08\x08" + bytes(100), "zip"),
-    (b"\x80\x02}q\x00(X\x0a\x00\x00\x00state_dictq\x01", "pickle"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n", "Git LFS"),
-    (b'{"error": "login required"}', "JSON"),
-    (b"GGUF\x03\x00\x00\x00" + bytes(50), "GGUF"),
-    (bytes(range(7, 200)), "damaged"),
-    (struct.pack("<Q", 200_000_000) + b"{}", "200000000"),
-    (struct.pack("<Q", 2**63) + b"{}", "header claims"),
-    (struct.pack("<Q", 0x3C) + b'{"a":', "truncated inside its header"),
-    (struct.pack("<Q", 0x280) + b'{"a":', "truncated inside its header"),
-    (struct.pack("<Q", 2) + b"[]", "damaged"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "empty"),
+        (b"abc", "truncated"),
+        (WEB_PAGE, "web page"),
+        (b"\n\n  " + WEB_PAGE, "web page"),
+        (b"\xef\xbb\xbf" + WEB_PAGE, "web page"),
+        (b"PK\x03\x04\x14\x00\x00\x00\x08\x08" + bytes(100), "zip"),
+        (b"\x80\x02}q\x00(X\x0a\x00\x00\x00state_dictq\x01", "pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n", "Git LFS"),
+        (b'{"error": "login required"}', "JSON"),
+        (b"GGUF\x03\x00\x00\x00" + bytes(50), "GGUF"),
+        (bytes(range(7, 200)), "damaged"),
+        (struct.pack("<Q", 200_000_000) + b"{}", "200000000"),
+        (struct.pack("<Q", 2**63) + b"{}", "header claims"),
+        (struct.pack("<Q", 0x3C) + b'{"a":', "truncated inside its header"),
+        (struct.pack("<Q", 0x280) + b'{"a":', "truncated inside its header"),
+        (struct.pack("<Q", 2) + b"[]", "damaged"),
+    ],
+)
 def test_a_file_that_is_something_else_is_named(tmp_path, content, words):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
@@ -168,27 +178,33 @@ def test_a_file_that_is_something_else_is_named(tmp_path, content, words):
     assert caught.value.file == str(path)
 
 
-@pytest.mark.parametrize("header, data, words", [
-    ({"a": entry()}, b"123", "truncated: its tensors need 4 bytes, 3 are there"),
-    ({"a": entry()}, b"12345", "1 bytes at the end"),
-    ({"a": entry(), "b": entry(offsets=(2, 6))}, b"123456", "overlaps"),
-    ({"a": entry(), "b": entry(offsets=(6, 10))}, b"1234567890", "2 bytes before 'b'"),
-    ({"a": entry("F32", (2,))}, b"1234", "not what its dtype and shape need"),
-    ({"a": entry("F99")}, b"1234", "unknown dtype"),
-    ({"a": entry(dtype=3)}, b"1234", "unknown dtype"),
-    ({"a": entry(shape=(-4,))}, b"1234", "damaged"),
-    ({"a": entry(shape=(True, 4))}, b"1234", "damaged"),
-    ({"a": entry(offsets=(0, 4, 5))}, b"1234", "damaged"),
-    ({"a": {"dtype": "U8"}}, b"", "damaged"),
-    ({"a": 5}, b"", "damaged"),
-    ({"__metadata__": {"n": 5}}, b"", "not text"),
-    ({"__metadata__": ["n"]}, b"", "not text"),
-    (b'{"a": ', b"", "no JSON"),
-    (b'{"\xff": 1}', b"", "no JSON"),
-    (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", b"", "JSON|damaged"),
-    (b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"1",
-     "twice"),
-])
+@pytest.mark.parametrize(
+    "header, data, words",
+    [
+        ({"a": entry()}, b"123", "truncated: its tensors need 4 bytes, 3 are there"),
+        ({"a": entry()}, b"12345", "1 bytes at the end"),
+        ({"a": entry(), "b": entry(offsets=(2, 6))}, b"123456", "overlaps"),
+        ({"a": entry(), "b": entry(offsets=(6, 10))}, b"1234567890", "2 bytes before 'b'"),
+        ({"a": entry("F32", (2,))}, b"1234", "not what its dtype and shape need"),
+        ({"a": entry("F99")}, b"1234", "unknown dtype"),
+        ({"a": entry(dtype=3)}, b"1234", "unknown dtype"),
+        ({"a": entry(shape=(-4,))}, b"1234", "damaged"),
+        ({"a": entry(shape=(True, 4))}, b"1234", "damaged"),
+        ({"a": entry(offsets=(0, 4, 5))}, b"1234", "damaged"),
+        ({"a": {"dtype": "U8"}}, b"", "damaged"),
+        ({"a": 5}, b"", "damaged"),
+        ({"__metadata__": {"n": 5}}, b"", "not text"),
+        ({"__metadata__": ["n"]}, b"", "not text"),
+        (b'{"a": ', b"", "no JSON"),
+        (b'{"\xff": 1}', b"", "no JSON"),
+        (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", b"", "JSON|damaged"),
+        (
+            b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+            b"1",
+            "twice",
+        ),
+    ],
+)
 def test_a_damaged_header_says_what_is_wrong(tmp_path, header, data, words):
     path = raw_file(tmp_path / "x.safetensors", header, data)
     with pytest.raises(StudioError, match=words) as caught:

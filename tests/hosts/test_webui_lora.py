@@ -55,13 +55,26 @@ def theirs(webui_checkpoint, networks, run_in_webui, tmp_path_factory) -> dict:
     for name, network in networks.items():
         save_network(folder / "data" / "Lora" / f"{name}.safetensors", network, "float", {})
     train = {
-        "pretrained_model_name_or_path": str(webui_checkpoint), "train_data_dir": str(make_pictures(folder)),
-        "output_dir": str(folder / "data" / "Lora"), "output_name": "trained_live", "network_dim": 4, "seed": 1,
-        "resolution": "64", "min_bucket_reso": 64, "max_train_steps": 10, "learning_rate": 1e-3, "train_batch_size": 2,
+        "pretrained_model_name_or_path": str(webui_checkpoint),
+        "train_data_dir": str(make_pictures(folder)),
+        "output_dir": str(folder / "data" / "Lora"),
+        "output_name": "trained_live",
+        "network_dim": 4,
+        "seed": 1,
+        "resolution": "64",
+        "min_bucket_reso": 64,
+        "max_train_steps": 10,
+        "learning_rate": 1e-3,
+        "train_batch_size": 2,
     }
     task = {
-        "loras": list(SPECS), "strengths": STRENGTHS, "prompt": PROMPT, "latents": LATENTS.tolist(), "timestep": TIMESTEP,
-        "train": train, "project": str(Path(__file__).parents[2]),
+        "loras": list(SPECS),
+        "strengths": STRENGTHS,
+        "prompt": PROMPT,
+        "latents": LATENTS.tolist(),
+        "timestep": TIMESTEP,
+        "train": train,
+        "project": str(Path(__file__).parents[2]),
     }
     (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
     run_in_webui("webui_lora_driver.py", webui_checkpoint, folder / "task.json", folder / "out.json", folder / "data")
@@ -131,9 +144,17 @@ def test_training_on_the_live_model_gives_the_losses_of_training_on_the_file(the
     from lib_lora.training.run import Run
 
     options = {
-        "pretrained_model_name_or_path": webui_checkpoint, "train_data_dir": make_pictures(tmp_path),
-        "output_dir": tmp_path / "Lora", "output_name": "trained", "network_dim": 4, "seed": 1, "resolution": "64",
-        "min_bucket_reso": 64, "max_train_steps": 10, "learning_rate": 1e-3, "train_batch_size": 2,
+        "pretrained_model_name_or_path": webui_checkpoint,
+        "train_data_dir": make_pictures(tmp_path),
+        "output_dir": tmp_path / "Lora",
+        "output_name": "trained",
+        "network_dim": 4,
+        "seed": 1,
+        "resolution": "64",
+        "min_bucket_reso": 64,
+        "max_train_steps": 10,
+        "learning_rate": 1e-3,
+        "train_batch_size": 2,
     }
     events = Run(from_mapping(TrainConfig, options)).events()
     losses = [event.loss for event in events if isinstance(event, StepDone)]

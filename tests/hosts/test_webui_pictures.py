@@ -18,16 +18,29 @@ GREY_LEVELS = 3  # rounding in another order; a wrong formula gives dozens
 
 pytestmark = pytest.mark.webui
 
-PLAIN = {"prompt": "red cat, (blue dog:1.3), [circle]", "negative_prompt": "a (green:0.8) star", "seed": 7, "steps": 8,
-         "sampler_name": "Euler a", "cfg_scale": 4.0, "width": 128, "height": 128}
+PLAIN = {
+    "prompt": "red cat, (blue dog:1.3), [circle]",
+    "negative_prompt": "a (green:0.8) star",
+    "seed": 7,
+    "steps": 8,
+    "sampler_name": "Euler a",
+    "cfg_scale": 4.0,
+    "width": 128,
+    "height": 128,
+}
 LONG = ", ".join(f"a red cat and (blue:1.2) dog number {number}" for number in range(14))
 CASES = {
     **{name: {**PLAIN, "sampler_name": name} for name in ("Euler", "Euler a", "DPM++ 2M Karras", "DPM++ 2M", "DDIM")},
     "long": {**PLAIN, "prompt": LONG},
     "both long": {**PLAIN, "prompt": LONG, "negative_prompt": LONG + " BREAK green", "sampler_name": "DPM++ 2M Karras"},
     "clip skip 2": {**PLAIN, "options": {"CLIP_stop_at_last_layers": 2}},
-    "clip skip 2, long, DDIM": {**PLAIN, "prompt": LONG, "sampler_name": "DDIM", "steps": 15,
-                                "options": {"CLIP_stop_at_last_layers": 2}},
+    "clip skip 2, long, DDIM": {
+        **PLAIN,
+        "prompt": LONG,
+        "sampler_name": "DDIM",
+        "steps": 15,
+        "options": {"CLIP_stop_at_last_layers": 2},
+    },
     "NV noise": {**PLAIN, "options": {"randn_source": "NV"}},
     "editing": {**PLAIN, "prompt": "a [red:blue:0.5] [cat|dog] AND a star :0.6"},
     "uneven size": {**PLAIN, "width": 136, "height": 72},
@@ -55,9 +68,17 @@ def test_the_picture_is_the_webuis(name, theirs, model):
     case = CASES[name]
     options = case.get("options", {})
     ours = generate(
-        model, case["prompt"], case["negative_prompt"], seed=case["seed"], steps=case["steps"],
-        sampler=case["sampler_name"], cfg_scale=case["cfg_scale"], width=case["width"], height=case["height"],
-        clip_skip=options.get("CLIP_stop_at_last_layers", 1), randn_source=options.get("randn_source", "CPU"),
+        model,
+        case["prompt"],
+        case["negative_prompt"],
+        seed=case["seed"],
+        steps=case["steps"],
+        sampler=case["sampler_name"],
+        cfg_scale=case["cfg_scale"],
+        width=case["width"],
+        height=case["height"],
+        clip_skip=options.get("CLIP_stop_at_last_layers", 1),
+        randn_source=options.get("randn_source", "CPU"),
     )
     difference = np.abs(ours.astype(int) - theirs[name].astype(int))
     print(f"{name}: at most {difference.max()}, on average {difference.mean():.4f} grey levels")

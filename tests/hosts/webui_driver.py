@@ -29,10 +29,25 @@ def start(webui: Path, checkpoint: Path, data: Path) -> None:
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", COVERAGE_RUN="1")
     (data / "Lora").mkdir(parents=True, exist_ok=True)
     sys.argv = [
-        "launch.py", "--skip-prepare-environment", "--skip-install", "--skip-torch-cuda-test", "--skip-version-check",
-        "--skip-python-version-check", "--use-cpu", "all", "--no-half", "--no-download-sd-model",
-        "--do-not-download-clip", "--disable-console-progressbars", "--skip-load-model-at-start",
-        "--ckpt", str(checkpoint), "--data-dir", str(data), "--lora-dir", str(data / "Lora"),
+        "launch.py",
+        "--skip-prepare-environment",
+        "--skip-install",
+        "--skip-torch-cuda-test",
+        "--skip-version-check",
+        "--skip-python-version-check",
+        "--use-cpu",
+        "all",
+        "--no-half",
+        "--no-download-sd-model",
+        "--do-not-download-clip",
+        "--disable-console-progressbars",
+        "--skip-load-model-at-start",
+        "--ckpt",
+        str(checkpoint),
+        "--data-dir",
+        str(data),
+        "--lora-dir",
+        str(data / "Lora"),
     ]
     os.chdir(webui)
     sys.path.insert(0, str(webui))

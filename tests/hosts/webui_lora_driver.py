@@ -23,7 +23,8 @@ def main(webui: str, checkpoint: str, task: str, out: str, data: str) -> None:
         "files": {name: keys(name) for name in task["loras"]},
         "predictions": [
             {"lora": name, "strength": strength, "values": predict(task, name, strength)}
-            for name in [None, *task["loras"]] for strength in (task["strengths"] if name else [0.0])
+            for name in [None, *task["loras"]]
+            for strength in (task["strengths"] if name else [0.0])
         ],
         "live": train_live(task),
     }
@@ -70,8 +71,15 @@ def train_live(task: dict) -> dict:
     from lib_lora.training.config import TrainConfig
     from lib_lora.training.run import Run
 
-    case = {"prompt": task["prompt"], "seed": 3, "steps": 4, "sampler_name": "Euler a", "cfg_scale": 3.0,
-            "width": 64, "height": 64}
+    case = {
+        "prompt": task["prompt"],
+        "seed": 3,
+        "steps": 4,
+        "sampler_name": "Euler a",
+        "cfg_scale": 3.0,
+        "width": 64,
+        "height": 64,
+    }
     with_lora = {**case, "prompt": f"{task['prompt']} <lora:{task['loras'][0]}:1>"}
     before = np.asarray(picture(case))
     weights = {key: tensor.clone() for key, tensor in shared.sd_model.state_dict().items()}

@@ -5,11 +5,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import checkpoint_tensors, write_checkpoint
 
 from lib_lora.base.errors import StudioError
 from lib_lora.models.config_yaml import ModelYaml
 from lib_lora.models.loader import build_model, load_model, open_tensors
+from tiny import checkpoint_tensors, write_checkpoint
 
 
 def predict(model, dtype=torch.float32):
@@ -35,8 +35,9 @@ def test_every_parameter_is_a_view_of_the_given_tensors(tiny_checkpoint):
 
 
 def test_live_module_tensors_are_shared_and_stay_as_they_are(tiny_checkpoint):
-    live = torch.nn.ParameterDict({k.replace(".", "/"): torch.nn.Parameter(t) for k, t in checkpoint_tensors().items()
-                                   if t.is_floating_point()})
+    live = torch.nn.ParameterDict(
+        {k.replace(".", "/"): torch.nn.Parameter(t) for k, t in checkpoint_tensors().items() if t.is_floating_point()}
+    )
     before = {key: p.detach().clone() for key, p in live.items()}
     tensors = {key.replace("/", "."): p for key, p in live.items()}
     model = build_model(
@@ -75,13 +76,17 @@ def test_gradients_through_kept_half_weights_equal_those_through_cast_ones(tmp_p
 
 
 def test_old_text_encoder_keys_give_the_same_model(tiny_checkpoint, tmp_path):
-    tensors = {key.replace("transformer.text_model.", "transformer."): t for key, t in load_file(tiny_checkpoint).items()}
+    tensors = {
+        key.replace("transformer.text_model.", "transformer."): t for key, t in load_file(tiny_checkpoint).items()
+    }
     save_file(tensors, str(tmp_path / "old.safetensors"))
     shutil.copy(tiny_checkpoint.with_suffix(".yaml"), tmp_path / "old.yaml")
     shutil.copytree(tiny_checkpoint.parent / "clip", tmp_path / "clip")
     ids = torch.tensor([[1, 2, 3]])
-    old, new = (load_model(path).text_encoders[0](ids).last_hidden_state for path in
-                (tmp_path / "old.safetensors", tiny_checkpoint))
+    old, new = (
+        load_model(path).text_encoders[0](ids).last_hidden_state
+        for path in (tmp_path / "old.safetensors", tiny_checkpoint)
+    )
     assert torch.equal(old, new)
 
 
@@ -96,7 +101,9 @@ def test_the_yamls_head_count_is_used(tiny_checkpoint, tmp_path):
 
 
 def test_another_vae_replaces_the_checkpoints_own(tiny_checkpoint, tmp_path):
-    vae = {k[len("first_stage_model."):]: t for k, t in checkpoint_tensors(seed=7).items() if k.startswith("first_stage")}
+    vae = {
+        k[len("first_stage_model.") :]: t for k, t in checkpoint_tensors(seed=7).items() if k.startswith("first_stage")
+    }
     save_file(vae, str(tmp_path / "vae.safetensors"))
     model = load_model(tiny_checkpoint, vae_path=tmp_path / "vae.safetensors")
     assert torch.equal(model.vae.decoder.conv_in.weight, vae["decoder.conv_in.weight"])
@@ -132,9 +139,15 @@ def broken(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("truncated", "truncated|incomplete|cut"), ("web page", "web page"), ("empty", "empty|truncated|too short"),
-        ("lora", "a LoRA"), ("incomplete", "missing"), ("sdxl", "SDXL"), ("yaml", "configuration"),
-        ("clip", "folder"), ("missing", "no such file"),
+        ("truncated", "truncated|incomplete|cut"),
+        ("web page", "web page"),
+        ("empty", "empty|truncated|too short"),
+        ("lora", "a LoRA"),
+        ("incomplete", "missing"),
+        ("sdxl", "SDXL"),
+        ("yaml", "configuration"),
+        ("clip", "folder"),
+        ("missing", "no such file"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(tmp_path, kind, words):

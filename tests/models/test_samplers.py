@@ -78,7 +78,9 @@ def test_ancestral_noise_makes_the_data_distribution(table):
     levels = table.karras(60)
     x = torch.randn(2, 4, 40, 40, generator=generator) * levels[0].item()
     end = euler_ancestral(
-        lambda x, sigma: gaussian_x0(x, sigma).float(), x, levels,
+        lambda x, sigma: gaussian_x0(x, sigma).float(),
+        x,
+        levels,
         noise_sampler=lambda: torch.randn(x.shape, generator=generator),
     )
     assert end.mean().item() == pytest.approx(MEAN, abs=0.03)

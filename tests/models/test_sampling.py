@@ -163,8 +163,15 @@ def test_steps_are_reported_and_stopping_is_obeyed(model):
 
 @pytest.mark.parametrize(
     ("field", "settings"),
-    [("sampler", {"sampler": "Fancy"}), ("width", {"width": 60}), ("height", {"height": 0}), ("steps", {"steps": 0}),
-     ("clip_skip", {"clip_skip": 9}), ("seed", {"seed": -1}), ("randn_source", {"randn_source": "TPU"})],
+    [
+        ("sampler", {"sampler": "Fancy"}),
+        ("width", {"width": 60}),
+        ("height", {"height": 0}),
+        ("steps", {"steps": 0}),
+        ("clip_skip", {"clip_skip": 9}),
+        ("seed", {"seed": -1}),
+        ("randn_source", {"randn_source": "TPU"}),
+    ],
 )
 def test_bad_settings_are_named(model, field, settings):
     with pytest.raises(StudioError) as caught:

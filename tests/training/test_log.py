@@ -13,7 +13,7 @@ from lib_lora.training.log import RunLog, loss_picture, moving_average
 
 def test_moving_average_is_the_mean_of_the_last_values():
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
-    expected = [np.mean(values[max(0, i - 2):i + 1]) for i in range(len(values))]
+    expected = [np.mean(values[max(0, i - 2) : i + 1]) for i in range(len(values))]
     assert moving_average(values, 3) == pytest.approx(expected)
 
 

@@ -47,8 +47,14 @@ class Setting:
         self.network.attach()
         try:
             yield from train(
-                self.model, self.network, self.data, Denoising(self.config, self.model), self.config, optimizers,
-                schedule, control=control,
+                self.model,
+                self.network,
+                self.data,
+                Denoising(self.config, self.model),
+                self.config,
+                optimizers,
+                schedule,
+                control=control,
             )
         finally:
             self.network.detach_from_model()
@@ -79,7 +85,7 @@ def dense_gradients(setting, batches):
             tokens = tokenizer.encode(batch.captions[index])
             row = [tokenizer.bos_id, *tokens, tokenizer.eos_id] + [tokenizer.pad_id] * (75 - len(tokens))
             context = encoder(torch.tensor([row])).last_hidden_state
-            latent = batch.latents[index:index + 1].double()
+            latent = batch.latents[index : index + 1].double()
             noise = sample_noise(latent.shape[1:], config.seed, 1, [sample]).double()
             t = sample_timesteps(config.seed, 1, [sample])
             alpha_bar = setting.model.alphas_cumprod[t]

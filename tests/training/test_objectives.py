@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lib_lora.base.errors import StudioError
-from lib_lora.training import objectives as subject
 from lib_lora.models.noise_schedule import scaled_linear_alphas_cumprod
+from lib_lora.training import objectives as subject
 
 IDS = [3, 1, 2]
 FULL = subject.NoiseOptions(noise_offset=0.1, adaptive_noise_scale=0.05, min_snr_gamma=5.0)

@@ -43,9 +43,18 @@ class StandaloneGenerator:
         prompt, _ = parse_lora_tags(request.prompt)
         with self.active(request.prompt):
             pixels = generate(
-                self.model, prompt, request.negative, seed=request.seed, steps=request.steps,
-                sampler=request.sampler, cfg_scale=request.cfg_scale, width=request.width, height=request.height,
-                clip_skip=request.clip_skip, control=control, on_step=on_step,
+                self.model,
+                prompt,
+                request.negative,
+                seed=request.seed,
+                steps=request.steps,
+                sampler=request.sampler,
+                cfg_scale=request.cfg_scale,
+                width=request.width,
+                height=request.height,
+                clip_skip=request.clip_skip,
+                control=control,
+                on_step=on_step,
             )
         return None if pixels is None else Image.fromarray(pixels)
 

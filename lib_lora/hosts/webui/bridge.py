@@ -72,8 +72,12 @@ def _as_model(sd_model: Any, compute_dtype: torch.dtype) -> DiffusionModel:
     info = sd_model.sd_checkpoint_info
     config = read_model_yaml(Path(sd_model.used_config))
     model = build_model(
-        live_tensors(sd_model), config, name=info.model_name, file=info.filename,
-        tokenizer=Tokenizer.from_hf(sd_model.cond_stage_model.wrapped.tokenizer), compute_dtype=compute_dtype,
+        live_tensors(sd_model),
+        config,
+        name=info.model_name,
+        file=info.filename,
+        tokenizer=Tokenizer.from_hf(sd_model.cond_stage_model.wrapped.tokenizer),
+        compute_dtype=compute_dtype,
     )
     model.path = Path(info.filename)
     model.device = next(model.unet.parameters()).device
