@@ -47,7 +47,7 @@ def find_targets(unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkS
             "no layer is left to train",
             field="network_targets",
             came=spec.targets,
-            allowed="all, attention, cross-attention, self-attention, or a regular expression that is in a layer's name",
+            allowed="all, attention, cross-attention, self-attention, or a regular expression found in a layer's name",
         )
     return targets
 

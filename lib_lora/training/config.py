@@ -85,10 +85,10 @@ class TrainConfig:
         None, "learning rate of UNet and text encoder; none takes the optimizer's own advice", minimum=0, group=LEARNING
     )
     unet_lr: float | None = option(
-        None, "learning rate of the UNet; none takes learning_rate", minimum=0, group=LEARNING
+        None, "learning rate of the UNet; none takes learning_rate, 0 leaves the UNet as it is", minimum=0, group=LEARNING
     )
     text_encoder_lr: float | None = option(
-        None, "learning rate of the text encoder; none takes learning_rate", minimum=0, group=LEARNING
+        None, "learning rate of the text encoder; none takes learning_rate, 0 leaves it as it is", minimum=0, group=LEARNING
     )
     optimizer_type: str = option("AdamW", "optimizer", group=LEARNING)
     optimizer_args: tuple[str, ...] = option(
@@ -173,6 +173,8 @@ def check(config: TrainConfig) -> None:
             came=True,
             allowed="one of the two",
         )
+    if not any(trained_parts(config)):
+        raise StudioError("leaves nothing to train", field="unet_lr", came=config.unet_lr, allowed="a rate above 0")
     if config.max_train_epochs and config.max_train_steps:
         raise StudioError(
             "both lengths are given",
@@ -200,6 +202,13 @@ def check(config: TrainConfig) -> None:
     wants_samples = config.sample_every_n_epochs or config.sample_every_n_steps or config.sample_at_first
     if wants_samples and config.sample_prompts is None:
         raise StudioError("must be given when samples are asked for", field="sample_prompts", allowed="a text file")
+
+
+def trained_parts(config: TrainConfig) -> tuple[bool, bool]:
+    """Whether the UNet and whether the text encoder is trained."""
+    unet = not config.network_train_text_encoder_only and config.unet_lr != 0
+    text_encoder = not config.network_train_unet_only and config.text_encoder_lr != 0
+    return unet, text_encoder
 
 
 def alpha_warning(config: TrainConfig) -> str | None:

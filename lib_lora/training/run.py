@@ -22,7 +22,7 @@ from lib_lora.files.atomic import atomic_write, safe_name
 from lib_lora.models.loader import load_model
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.sampling import SAMPLERS, generate
-from lib_lora.training.config import TrainConfig, alpha_warning
+from lib_lora.training.config import TrainConfig, alpha_warning, trained_parts
 from lib_lora.training.data import TrainingData
 from lib_lora.training.denoising import Denoising
 from lib_lora.training.log import RunLog
@@ -233,6 +233,7 @@ def _due(every: int | None, number: int) -> bool:
 
 
 def network_spec(config: TrainConfig) -> NetworkSpec:
+    train_unet, train_text_encoder = trained_parts(config)
     return NetworkSpec(
         rank=config.network_dim,
         alpha=config.network_alpha,
@@ -242,8 +243,8 @@ def network_spec(config: TrainConfig) -> NetworkSpec:
         rank_dropout=config.rank_dropout,
         module_dropout=config.module_dropout,
         targets=config.network_targets,
-        train_unet=not config.network_train_text_encoder_only,
-        train_text_encoder=not config.network_train_unet_only,
+        train_unet=train_unet,
+        train_text_encoder=train_text_encoder,
         network_type=config.network_type,
     )
 

@@ -26,6 +26,7 @@ def flags(options):
     return [part for name, value in options.items() for part in (f"--{name}", str(value))]
 
 
+@pytest.mark.slow
 def test_train_then_sample_from_the_command_line(train_options, tmp_path):
     done = lora("train", *flags(train_options))
     assert done.returncode == 0, done.stderr
@@ -56,6 +57,7 @@ def test_train_then_sample_from_the_command_line(train_options, tmp_path):
     assert Image.open(tmp_path / "out" / names[0]).size == (64, 64)
 
 
+@pytest.mark.slow
 def test_flags_override_the_config_file(train_options, tmp_path):
     config = tmp_path / "run.toml"
     values = {**train_options, "network_dim": 4}
@@ -78,6 +80,7 @@ def test_plan_says_what_would_be_done_and_writes_nothing(train_options):
     assert not train_options["output_dir"].exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process on Windows")
 def test_ctrl_c_keeps_what_the_run_has(train_options):
     process = subprocess.Popen(
@@ -150,6 +153,7 @@ def test_an_unknown_flag_is_refused():
     assert done.returncode == 2 and "--netwrok_dim" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_full_disk_is_named_and_leaves_no_half_file(train_options, tmp_path):
     code = (

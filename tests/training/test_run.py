@@ -162,9 +162,16 @@ def test_the_model_is_as_it_was_after_a_run(train_options, tiny_model):
     assert not any(module._forward_hooks for module in tiny_model.unet.modules())
 
 
-@pytest.mark.parametrize("part", ["unet", "text_encoder"])
-def test_only_the_chosen_part_is_trained(train_options, part):
-    list(run(train_options, **{f"network_train_{part}_only": True}).events())
+@pytest.mark.parametrize(
+    ("part", "option"),
+    [
+        ("unet", {"network_train_unet_only": True}),
+        ("unet", {"text_encoder_lr": 0}),
+        ("text_encoder", {"network_train_text_encoder_only": True}),
+    ],
+)
+def test_only_the_chosen_part_is_trained(train_options, part, option):
+    list(run(train_options, **option).events())
     tensors, metadata = read(train_options["output_dir"] / "zorb.safetensors")
     assert {key.split("_")[1] for key in tensors} == {"unet" if part == "unet" else "te"}
     assert metadata["ss_text_encoder_lr" if part == "unet" else "ss_unet_lr"] == "None"
@@ -178,11 +185,21 @@ def test_cached_captions_give_the_same_losses_as_encoding_them_anew(train_option
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_bf16_computation_follows_single_precision(train_options):
+    losses = []
+    for precision in ("no", "bf16"):
+        events = run(train_options, output_name=precision, mixed_precision=precision, learning_rate=1e-4).events()
+        losses.append([event.loss for event in events if isinstance(event, StepDone)])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+
+
 def test_an_alpha_above_the_rank_warns(train_options):
     events = list(run(train_options, network_alpha=8).events())
     assert any(isinstance(event, Note) and event.level == "warning" and "alpha" in event.text for event in events)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "more"),
     [
@@ -218,6 +235,7 @@ def test_every_optimizer_trains_with_its_own_advice(train_options, optimizer, mo
         ({"max_train_epochs": 2}, "max_train_steps"),
         ({"min_timestep": 900, "max_timestep": 800}, "min_timestep"),
         ({"device": "cuda:99"}, "device"),
+        ({"unet_lr": 0, "text_encoder_lr": 0}, "unet_lr"),
         ({"lr_warmup_steps": 99}, "lr_warmup_steps"),
         ({"max_token_length": 100}, "max_token_length"),
         ({"optimizer_type": "AdamW8bit", "device": "cpu"}, "optimizer_type"),
