@@ -52,7 +52,12 @@ class Demo:
 
     @property
     def picture(self) -> Path:
-        return self.config.output_dir / f"{self.config.output_name}-before-after.png"
+        """Before and after, and the loss curve."""
+        return self.config.output_dir / f"{self.config.output_name}.png"
+
+    @property
+    def loss_curve(self) -> Path:
+        return self.config.output_dir / f"{self.config.output_name}-log" / "loss.png"
 
 
 def read_config(arguments: list[str]) -> TrainConfig:
@@ -113,6 +118,15 @@ def captioned(rows: list[list[Image.Image]]) -> Image.Image:
     return page
 
 
+def with_curve(page: Image.Image, curve: Image.Image) -> Image.Image:
+    """The loss curve under the pictures, as wide as they are."""
+    curve = curve.resize((page.width, curve.height * page.width // curve.width), Image.Resampling.LANCZOS)
+    both = Image.new("RGB", (page.width, page.height + 16 + curve.height), "white")
+    both.paste(page, (0, 0))
+    both.paste(curve, (0, page.height + 16))
+    return both
+
+
 def _wrapped(prompt: str) -> str:
     """Tags on lines of at most 22 characters."""
     lines = [""]
@@ -128,19 +142,15 @@ def main(arguments: list[str]) -> int:
         code = run_training(demo.config)
         if code:
             return code
-        page = before_after(demo)
+        page = with_curve(before_after(demo), Image.open(demo.loss_curve))
         with atomic_write(demo.picture) as file:
             page.save(file, format="PNG")
     except StudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    log = demo.config.output_dir / f"{demo.config.output_name}-log"
-    print(
-        f"\nThe LoRA:          {demo.lora}\nBefore and after:  {demo.picture}\nThe loss curve:    {log / 'loss.png'}"
-    )
-    print(
-        "\nIn a WebUI that has the demo checkpoint, the prompt is: zorbi, left, blue background <lora:demo:1>"
-    )
+    print(f"\nThe LoRA:                          {demo.lora}")
+    print(f"Before, after and the loss curve:  {demo.picture}")
+    print("\nIn a WebUI that has the demo checkpoint, the prompt is: zorbi, left, blue background <lora:demo:1>")
     return 0
 
 
