@@ -37,7 +37,7 @@ from world import CONCEPT_TAG, PICTURE_PX, agreement, random_concept_scene, rand
 
 PICTURE = {
     "steps": 25,
-    "sampler": "DPM++ 2M Karras",
+    "sampler": "Euler a",
     "cfg_scale": 3.0,
     "width": PICTURE_PX,
     "height": PICTURE_PX,

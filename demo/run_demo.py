@@ -37,7 +37,7 @@ PROMPTS = (
     "star, yellow, large, center, purple background",
     "circle, green, small, left, white background",
 )
-PICTURE = {"steps": 25, "sampler": "DPM++ 2M Karras", "cfg_scale": 3.0, "width": 128, "height": 128}
+PICTURE = {"steps": 25, "sampler": "Euler a", "cfg_scale": 3.0, "width": 128, "height": 128}
 
 
 @dataclass(frozen=True)
