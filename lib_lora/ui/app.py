@@ -38,7 +38,7 @@ class RunPanel:
         self.message = gr.HTML("", visible=False)
         self.status = gr.HTML(show.status_html(RunState()))
         self.loss = gr.HTML("", visible=False)
-        self.pictures = gr.Gallery(label="pictures", columns=3, height="auto", object_fit="contain", visible=False)
+        self.pictures = gr.Gallery(label="pictures", columns=2, height=360, object_fit="contain", visible=False)
         self.files = gr.HTML("", visible=False)
         self.plan = gr.HTML("", visible=False)
         self.stop_button.click(self._stop, outputs=[self.stop_button], queue=False)
@@ -58,7 +58,9 @@ class RunPanel:
             state = self.monitor.read(self.name)
             draw = not state.running or time.monotonic() - drawn_at >= DRAW_EVERY_S
             drawn_at = time.monotonic() if draw else drawn_at
-            yield self._changes(state, shown, draw)
+            changes = self._changes(state, shown, draw)
+            if changes:  # gradio refuses an empty one
+                yield changes
             if not state.running:
                 return
             time.sleep(READ_EVERY_S)
@@ -106,8 +108,9 @@ def _html(text: str) -> Any:
 
 
 def _gallery(state: RunState) -> Any:
+    """The newest pictures, newest first."""
     pictures = []
-    for path, caption in state.pictures[-SHOWN_PICTURES:]:
+    for path, caption in state.pictures[: -SHOWN_PICTURES - 1 : -1]:
         try:
             with Image.open(path) as file:
                 pictures.append((file.convert("RGB"), caption))
@@ -147,7 +150,7 @@ def _train_tab(blocks: gr.Blocks, monitor: RunMonitor, model: Look) -> None:
                 file = gr.Textbox(
                     demo if Path(demo).is_file() else "", label="config file", scale=4, info="TOML file of options"
                 )
-                load = gr.Button("Fill in the form", min_width=140, scale=1)
+                load = gr.Button("Load", min_width=80, scale=1)
             form = build_form(TrainConfig, looks)
         with gr.Column(scale=2, min_width=400, elem_id="train-panel"):
             panel = RunPanel(monitor, TRAINING, "Train", with_plan=True)
@@ -190,7 +193,7 @@ def _sample_tab(
             with gr.Row(elem_id="sample-lora"):
                 lora = gr.Dropdown([], label="LoRA", info="those in lora_dir", scale=3, allow_custom_value=True)
                 strength = gr.Number(1.0, label="strength", info="1 is as it was trained", scale=1, min_width=120)
-                add = gr.Button("Add to the prompt", scale=1, min_width=140)
+                add = gr.Button("Add to prompt", scale=1, min_width=150)
             form = build_form(config, looks)
         with gr.Column(scale=2, min_width=400, elem_id="sample-panel"):
             panel = RunPanel(monitor, SAMPLING, "Make pictures", with_plan=False)
@@ -237,6 +240,8 @@ def launch(
         raise StudioError(
             f"cannot be opened ({error})", field="port", came=port, allowed="a free port, as --port 7863"
         ) from error
+    except KeyboardInterrupt:  # how a person closes the page; later ones end the wait below
+        pass
     finally:
         monitor.stop()
         monitor.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import gradio as gr
@@ -149,11 +150,11 @@ def _lay_out(form: Form, infos: list[OptionInfo]) -> None:
 def _component(info: OptionInfo, form: Form) -> Any:
     look = form.looks.get(info.name, Look())
     value = form.shown(info.name, form.first(info.name))
-    wide = info.required or look.lines > 1
+    place = "studio-text" if look.lines > 1 else "studio-path" if info.kind is Path else "studio-short"
     common = {
         "label": f"{info.name} ({info.unit})" if info.unit else info.name, "info": info.help, "value": value,
         "elem_id": f"{form.config.__name__}-{info.name}", "min_width": 200, "interactive": True,
-        "elem_classes": ["studio-wide"] if wide else [],
+        "elem_classes": [place],
     }
     if info.kind is bool:
         return gr.Checkbox(**common)
@@ -163,7 +164,7 @@ def _component(info: OptionInfo, form: Form) -> Any:
     if form.is_number(info.name):
         return gr.Number(**common)  # limits are ours to check: gradio's own message names no field
     placeholder = look.placeholder or (NONE if info.optional else "")
-    return gr.Textbox(lines=look.lines, placeholder=placeholder, **common)
+    return gr.Textbox(lines=look.lines, max_lines=20 if look.lines > 1 else 1, placeholder=placeholder, **common)
 
 
 def _choices(info: OptionInfo, names: Iterable[str]) -> list[str]:

@@ -11,23 +11,28 @@ from pathlib import Path
 from lib_lora.ui.monitor import AVERAGE_STEPS, RunState
 
 CSS = """
-.gradio-container {max-width: 100% !important}
+.gradio-container {max-width: 100% !important; overflow: clip !important}
+.dark {color-scheme: dark}
 #studio-title h1 {font-size: 1.6rem; font-weight: 650; margin: .2rem 0}
-.studio-group {padding: 0 !important; border: 0 !important}
+.studio-group, .studio-group .html-container {padding: 0 !important; border: 0 !important}
 .studio-group h3 {font-size: 1rem; font-weight: 650; margin: 0; padding: .5rem .8rem}
 [id^=studio-row] .form {display: grid !important; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr));
   gap: 0; background: var(--block-background-fill)}
-[id^=studio-row] .studio-wide {grid-column: 1 / -1}
+[id^=studio-row] .studio-path {grid-column: span 2}
+[id^=studio-row] .studio-text {grid-column: 1 / -1}
 #train-file button, #sample-lora button {align-self: center; flex-grow: 0}
-#train-panel, #sample-panel {position: sticky; top: 8px; align-self: flex-start}
+#train-panel, #sample-panel {position: sticky; top: 8px; align-self: flex-start; max-height: calc(100vh - 16px);
+  overflow-y: auto; scrollbar-width: thin; flex-wrap: nowrap}
+#train-panel > *, #sample-panel > * {flex-shrink: 0}
 .studio-error {border-left: 4px solid #dc2626; background: #dc262620; padding: .6rem .8rem; border-radius: 6px;
   overflow-wrap: anywhere}
 .studio-status {font-variant-numeric: tabular-nums}
-.studio-bar {height: 8px; border-radius: 4px; background: var(--border-color-primary); margin-bottom: .5rem;
+.studio-bar {height: 8px; border-radius: 4px; background: var(--border-color-primary); margin-bottom: .5rem !important;
   overflow: hidden}
 .studio-bar div {height: 100%; background: var(--color-accent)}
-.studio-plan {white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; margin: 0;
-  font-family: ui-monospace, monospace}
+.studio-plan {font: .8rem/1.45 ui-monospace, monospace; overflow-x: auto}
+.studio-plan div {white-space: pre-wrap; min-height: 1em}
+.studio-plan .table {white-space: pre; overflow-wrap: normal}
 .studio-files {margin: 0; padding-left: 1.2rem; list-style: disc; font-size: .9rem; overflow-wrap: anywhere}
 .studio-loss {width: 100%; border-radius: 6px; display: block}
 """
@@ -80,7 +85,9 @@ def duration(seconds: float) -> str:
 
 
 def plan_html(text: str) -> str:
-    return f'<pre class="studio-plan">{escape(text)}</pre>' if text else ""
+    """Sentences are wrapped; lines of tables, which have gaps, are not."""
+    lines = [f"<div{' class=table' if '  ' in line.strip() else ''}>{escape(line)}</div>" for line in text.splitlines()]
+    return f'<div class="studio-plan">{"".join(lines)}</div>' if text else ""
 
 
 def files_html(paths: Sequence[Path]) -> str:
@@ -97,6 +104,6 @@ def loss_html(losses: Sequence[float]) -> str:
     from lib_lora.training.log import loss_picture
 
     file = io.BytesIO()
-    loss_picture(losses).save(file, format="PNG")
+    loss_picture(losses, (640, 300)).save(file, format="PNG")
     data = base64.b64encode(file.getvalue()).decode("ascii")
     return f'<img class="studio-loss" alt="loss of every step" src="data:image/png;base64,{data}">'

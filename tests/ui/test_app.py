@@ -40,9 +40,8 @@ def test_the_page_opens_without_torch_and_ctrl_c_closes_it(tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "lib_lora", "ui", "--port", str(port), "--no-inbrowser"]
     log = tmp_path / "log.txt"
     with open(log, "w") as file:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "no_proxy": "*"}, stdout=file, stderr=file
-        )
+        surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "no_proxy": "*"}
+        process = subprocess.Popen(command, cwd=tmp_path, env=surroundings, stdout=file, stderr=file)
         try:
             assert status_of(f"http://127.0.0.1:{port}/", process) == 200
         finally:
