@@ -165,8 +165,12 @@ def test_line_ends_do_not_make_an_environment_old(run, tmp_path):
 
 def test_an_aborted_install_goes_on_with_the_step_that_failed(run, tmp_path, monkeypatch):
     environment = run.Environment(
-        "test", tmp_path, ((3, 11),), tmp_path / "constraints.txt",
-        tmp_path / "requirements.txt", tmp_path / "requirements-test.txt",
+        "test",
+        tmp_path,
+        ((3, 11),),
+        tmp_path / "constraints.txt",
+        tmp_path / "requirements.txt",
+        tmp_path / "requirements-test.txt",
     )
     for name in ("constraints.txt", "requirements.txt", "requirements-test.txt"):
         (tmp_path / name).write_text(f"# {name}\n")

@@ -70,8 +70,7 @@ _OTHERS: list[tuple[str, Callable[[Shapes], bool]]] = [
         "a VAE, not a checkpoint",
         lambda shapes: (
             "decoder.conv_in.weight" in shapes
-            or (all(key.startswith("first_stage_model.") for key in shapes)
-            and bool(shapes))
+            or (all(key.startswith("first_stage_model.") for key in shapes) and bool(shapes))
         ),
     ),
     (

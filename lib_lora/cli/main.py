@@ -48,7 +48,7 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample_flags(parser: argparse.ArgumentParser) -> None:
-    from lib_lora.cli.sample import SampleConfig
+    from lib_lora.hosts.standalone.sampling import SampleConfig
 
     add_flags(parser, SampleConfig)
 
@@ -77,7 +77,8 @@ def _plan(flags: dict[str, Any]) -> int:
 
 
 def _sample(flags: dict[str, Any]) -> int:
-    from lib_lora.cli.sample import SampleConfig, run_sampling
+    from lib_lora.cli.sample import run_sampling
+    from lib_lora.hosts.standalone.sampling import SampleConfig
 
     return run_sampling(from_mapping(SampleConfig, flags))
 
@@ -102,10 +103,8 @@ def _ui_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _ui(flags: dict[str, Any]) -> int:
-    from lib_lora.cli.sample import SampleConfig, free_path
-
-    # Rooms of one brace do not import each other: the page is looked up by name and handed what it needs from here.
-    return importlib.import_module("lib_lora.ui.app").launch(SampleConfig, free_path, **flags)
+    # Rooms of one brace do not import each other, and this one only starts the page: it is looked up by its name.
+    return importlib.import_module("lib_lora.ui.app").launch(**flags)
 
 
 _COMMANDS = [

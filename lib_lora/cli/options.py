@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lib_lora.base.options import docs_table
-from lib_lora.cli.sample import SampleConfig
+from lib_lora.hosts.standalone.sampling import SampleConfig
 from lib_lora.training.config import TrainConfig
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and the progress bar."""
+"""Ctrl-C, and events as text and a progress bar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from tqdm import tqdm
+
+from lib_lora.base.events import (
+    Event,
+    Note,
+    Progress,
+    SampleReady,
+    Saved,
+    StepDone,
+    TrainingEnded,
+    TrainingStarted,
+)
 from lib_lora.base.signals import Control
+from lib_lora.training.log import AVERAGE_STEPS
 
 
 @contextlib.contextmanager
@@ -25,3 +38,68 @@ def stop_on_ctrl_c(control: Control) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+class Printer:
+    """Shows events on a terminal: one bar at a time, everything else on lines above it."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._what = ""
+        self._losses: list[float] = []
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self._line(f"warning: {event.text}" if event.level == "warning" else event.text)
+        elif isinstance(event, Progress):
+            self._advance(event.what, event.done, event.total, "it")
+        elif isinstance(event, TrainingStarted):
+            self._advance("steps", 0, event.total_steps, "step")
+        elif isinstance(event, StepDone):
+            self._losses = [*self._losses[1 - AVERAGE_STEPS :], event.loss]
+            self._advance("steps", event.step, None, "step")
+            self._bar.set_postfix(
+                epoch=event.epoch,
+                loss=f"{sum(self._losses) / len(self._losses):.4f}",
+                lr="/".join(f"{rate:.1e}" for rate in event.lr.values()),
+                refresh=False,
+            )
+        elif isinstance(event, Saved):
+            self._line(f"saved {event.path}")
+        elif isinstance(event, SampleReady):
+            self._line(f"sample {event.path}")
+        elif isinstance(event, TrainingEnded):
+            self.close()
+            self._line(self._summary(event))
+
+    def _summary(self, event: TrainingEnded) -> str:
+        words = "stopped" if event.stopped else "done"
+        lines = [f"{words} after {event.step} steps and {event.seconds:.0f} s; wrote:"]
+        return "\n".join(lines + [f"  {path}" for path in event.written] if event.written else [f"{lines[0][:-7]}"])
+
+    def _advance(self, what: str, done: int, total: int | None, unit: str) -> None:
+        if self._what != what:
+            self.close()
+            # A terminal gets a live bar; a log file gets a line every few seconds.
+            self._bar = tqdm(
+                total=total,
+                desc=what,
+                unit=unit,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                mininterval=0.2 if sys.stderr.isatty() else 10,
+            )
+            self._what = what
+        self._bar.update(done - self._bar.n)
+
+    def _line(self, text: str) -> None:
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.clear()
+            tqdm.write(text, file=sys.stdout)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._what = None, ""

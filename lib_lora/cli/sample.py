@@ -1,81 +1,18 @@
-"""``sample``: pictures from a checkpoint and LoRAs."""
+"""``sample``: pictures with a progress bar."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-
-from lib_lora.base.errors import StudioError
-from lib_lora.base.options import REQUIRED, option
-from lib_lora.base.protocols import PictureRequest
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """The options of ``sample``."""
-
-    pretrained_model_name_or_path: Path = option(REQUIRED, "checkpoint (.safetensors)")
-    vae: Path | None = option(None, "VAE file that replaces the checkpoint's own")
-    prompt: str = option(REQUIRED, "what to draw; <lora:name:1> takes a LoRA from lora_dir")
-    negative_prompt: str = option("", "what not to draw")
-    lora_dir: Path = option(Path("models/Lora"), "folder of LoRAs")
-    output_dir: Path = option(Path("outputs"), "folder for the pictures")
-    images: int = option(1, "number of pictures; each has the next seed", minimum=1)
-    seed: int = option(1, "seed of the first picture", minimum=0, maximum=2**63 - 1)
-    steps: int = option(20, "sampling steps", minimum=1, maximum=1000)
-    sampler: str = option("Euler a", "sampler")
-    cfg_scale: float = option(7.0, "how closely the prompt is followed", minimum=0)
-    width: int = option(512, "width", unit="px", minimum=64)
-    height: int = option(512, "height", unit="px", minimum=64)
-    clip_skip: int = option(1, "text encoder layer to take, counted from the end", minimum=1, maximum=12)
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", level="advanced")
+from lib_lora.base.signals import Control
+from lib_lora.cli.progress import Printer, stop_on_ctrl_c
+from lib_lora.hosts.standalone.sampling import SampleConfig, sample
 
 
 def run_sampling(config: SampleConfig) -> int:
-    """Write ``images`` pictures; 0 when all were written, 130 when stopped."""
-    from tqdm import tqdm
-
-    from lib_lora.base.signals import Control
-    from lib_lora.cli.progress import stop_on_ctrl_c
-    from lib_lora.files.atomic import atomic_write
-    from lib_lora.hosts.standalone.generator import StandaloneGenerator
-    from lib_lora.models.loader import load_model
-    from lib_lora.models.sampling import SAMPLERS
-    from lib_lora.training.run import check_writable, choose_device
-
-    SAMPLERS.get(config.sampler)
-    for name in ("width", "height"):
-        if getattr(config, name) % 8:
-            raise StudioError("not allowed", field=name, came=getattr(config, name), allowed="multiples of 8")
-    check_writable(config.output_dir)
-    model = load_model(config.pretrained_model_name_or_path, vae_path=config.vae, device=choose_device(config.device))
-    generator = StandaloneGenerator(model, config.lora_dir)
-    control = Control()
-    with stop_on_ctrl_c(control), tqdm(total=config.images * config.steps, unit="step", file=sys.stderr) as bar:
-        for seed in range(config.seed, config.seed + config.images):
-            request = PictureRequest(
-                prompt=config.prompt,
-                negative=config.negative_prompt,
-                seed=seed,
-                steps=config.steps,
-                sampler=config.sampler,
-                cfg_scale=config.cfg_scale,
-                width=config.width,
-                height=config.height,
-                clip_skip=config.clip_skip,
-            )
-            picture = generator.generate(request, control=control, on_step=lambda *_: bar.update(1))
-            if picture is None:
-                return 130
-            path = free_path(config.output_dir, seed)
-            with atomic_write(path) as file:
-                picture.save(file, format="PNG")
-            tqdm.write(f"wrote {path}", file=sys.stdout)
-    return 0
-
-
-def free_path(folder: Path, seed: int) -> Path:
-    """The next free name ``00000-<seed>.png``: an earlier picture is never overwritten."""
-    numbers = [int(path.name.split("-")[0]) for path in folder.glob("*-*.png") if path.name.split("-")[0].isdigit()]
-    return folder / f"{max(numbers, default=-1) + 1:05d}-{seed}.png"
+    """Write the pictures; 0 when all were written, 130 when stopped."""
+    control, printer = Control(), Printer()
+    with stop_on_ctrl_c(control):
+        try:
+            sample(config, control, printer.show)
+        finally:
+            printer.close()
+    return 130 if control.stopping else 0

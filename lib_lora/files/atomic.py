@@ -174,3 +174,18 @@ def _encoding_problem(name: str) -> str | None:
     except UnicodeEncodeError:
         return "it holds half a character"
     return f"it is longer than {_MAX_NAME_BYTES} bytes" if size_bytes > _MAX_NAME_BYTES else None
+
+
+def check_writable(folder: Path, *, field: str) -> None:
+    """Make the folder and try to write in it.
+
+    Raises:
+        StudioError: naming the option ``field``, the folder and the system's reason.
+    """
+    probe = folder / ".lora-studio-write-test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StudioError(f"cannot be written ({error.strerror})", field=field, file=folder) from error

@@ -85,10 +85,16 @@ class TrainConfig:
         None, "learning rate of UNet and text encoder; none takes the optimizer's own advice", minimum=0, group=LEARNING
     )
     unet_lr: float | None = option(
-        None, "learning rate of the UNet; none takes learning_rate, 0 leaves the UNet as it is", minimum=0, group=LEARNING
+        None,
+        "learning rate of the UNet; none takes learning_rate, 0 leaves the UNet as it is",
+        minimum=0,
+        group=LEARNING,
     )
     text_encoder_lr: float | None = option(
-        None, "learning rate of the text encoder; none takes learning_rate, 0 leaves it as it is", minimum=0, group=LEARNING
+        None,
+        "learning rate of the text encoder; none takes learning_rate, 0 leaves it as it is",
+        minimum=0,
+        group=LEARNING,
     )
     optimizer_type: str = option("AdamW", "optimizer", group=LEARNING)
     optimizer_args: tuple[str, ...] = option(

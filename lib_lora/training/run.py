@@ -18,7 +18,8 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.events import EpochDone, Event, Note, Progress, SampleReady, Saved, StepDone, TrainingEnded
 from lib_lora.base.signals import Control
 from lib_lora.dataset.plan import Plan, parse_resolution
-from lib_lora.files.atomic import atomic_write, safe_name
+from lib_lora.files.atomic import atomic_write, check_writable, safe_name
+from lib_lora.models.device import choose_device
 from lib_lora.models.loader import load_model
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.sampling import SAMPLERS, generate
@@ -137,8 +138,8 @@ class Run:
                 "a LoRA of this name exists", field="output_name", file=final, allowed="another name, or overwrite"
             )
         self.log_folder = config.logging_dir or config.output_dir / f"{config.output_name}-log"
-        for folder in (config.output_dir, self.log_folder):
-            check_writable(folder)
+        check_writable(config.output_dir, field="output_dir")
+        check_writable(self.log_folder, field="logging_dir")
 
     def _read_prompts(self) -> list[SamplePrompt]:
         if self.config.sample_prompts is None:
@@ -277,38 +278,3 @@ def _schedule(config: TrainConfig, optimizers: OptimizerSet, total_steps: int) -
 
 def schedule_name(config: TrainConfig) -> str:
     return config.lr_scheduler or find_optimizer(config.optimizer_type).schedule
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that an option names; "auto" takes a CUDA card, else Apple's, else the CPU.
-
-    Raises:
-        StudioError: there is no such device.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise StudioError(
-            "no such device", field="device", came=name, allowed="auto, cpu, cuda, cuda:1, mps (as there are)"
-        ) from error
-    return device
-
-
-def check_writable(folder: Path) -> None:
-    """Make the folder and try to write in it.
-
-    Raises:
-        StudioError: naming the folder and the system's reason.
-    """
-    probe = folder / ".lora-studio-write-test"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise StudioError(f"cannot be written ({error.strerror})", field="output_dir", file=folder) from error

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lib_lora.base.errors import StudioError
 from lib_lora.files.toml_file import read_toml
+from lib_lora.hosts.standalone.sampling import SampleConfig, sample
 from lib_lora.training.config import TrainConfig
 from lib_lora.ui import compat_gradio, show, work
 from lib_lora.ui.compat_gradio import gr
@@ -46,7 +47,13 @@ class RunPanel:
     @property
     def outputs(self) -> list[Any]:
         return [
-            self.start_button, self.stop_button, self.message, self.status, self.loss, self.pictures, self.files,
+            self.start_button,
+            self.stop_button,
+            self.message,
+            self.status,
+            self.loss,
+            self.pictures,
+            self.files,
             self.plan,
         ]
 
@@ -119,12 +126,8 @@ def _gallery(state: RunState) -> Any:
     return gr.update(value=pictures, visible=bool(pictures))
 
 
-def build_app(monitor: RunMonitor, sample_config: type, free_path: Callable[[Path, int], Path]) -> gr.Blocks:
-    """The page.
-
-    Args:
-        sample_config, free_path: the options of ``sample`` and how it names its pictures.
-    """
+def build_app(monitor: RunMonitor) -> gr.Blocks:
+    """The page."""
     found = work.checkpoints()
     model = Look(value=found[0] if found else None, choices=found, placeholder="path of a .safetensors file")
     with compat_gradio.make_blocks("LoRA Studio", show.CSS) as blocks:
@@ -132,15 +135,18 @@ def build_app(monitor: RunMonitor, sample_config: type, free_path: Callable[[Pat
         with gr.Tab("Train"):
             _train_tab(blocks, monitor, model)
         with gr.Tab("Sample") as tab:
-            _sample_tab(blocks, tab, monitor, model, sample_config, free_path)
+            _sample_tab(blocks, tab, monitor, model)
     return blocks
 
 
 def _train_tab(blocks: gr.Blocks, monitor: RunMonitor, model: Look) -> None:
     looks = {
-        "pretrained_model_name_or_path": model, "train_data_dir": Look(placeholder="demo/dataset"),
-        "output_name": Look(placeholder="my-lora"), "network_type": Look(late_choices=work.network_types),
-        "optimizer_type": Look(late_choices=work.optimizers), "lr_scheduler": Look(late_choices=work.schedules),
+        "pretrained_model_name_or_path": model,
+        "train_data_dir": Look(placeholder="demo/dataset"),
+        "output_name": Look(placeholder="my-lora"),
+        "network_type": Look(late_choices=work.network_types),
+        "optimizer_type": Look(late_choices=work.optimizers),
+        "lr_scheduler": Look(late_choices=work.schedules),
         "sample_sampler": Look(late_choices=work.samplers),
     }
     with gr.Row():
@@ -176,16 +182,11 @@ def _train_tab(blocks: gr.Blocks, monitor: RunMonitor, model: Look) -> None:
     _on_load(blocks, form, panel)
 
 
-def _sample_tab(
-    blocks: gr.Blocks,
-    tab: gr.Tab,
-    monitor: RunMonitor,
-    model: Look,
-    config: type,
-    free_path: Callable[[Path, int], Path],
-) -> None:
+def _sample_tab(blocks: gr.Blocks, tab: gr.Tab, monitor: RunMonitor, model: Look) -> None:
     looks = {
-        "pretrained_model_name_or_path": model, "prompt": Look(lines=3), "negative_prompt": Look(lines=2),
+        "pretrained_model_name_or_path": model,
+        "prompt": Look(lines=3),
+        "negative_prompt": Look(lines=2),
         "sampler": Look(late_choices=work.samplers),
     }
     with gr.Row():
@@ -194,7 +195,7 @@ def _sample_tab(
                 lora = gr.Dropdown([], label="LoRA", info="those in lora_dir", scale=3, allow_custom_value=True)
                 strength = gr.Number(1.0, label="strength", info="1 is as it was trained", scale=1, min_width=120)
                 add = gr.Button("Add to prompt", scale=1, min_width=150)
-            form = build_form(config, looks)
+            form = build_form(SampleConfig, looks)
         with gr.Column(scale=2, min_width=400, elem_id="sample-panel"):
             panel = RunPanel(monitor, SAMPLING, "Make pictures", with_plan=False)
     prompt, folder = form.components["prompt"], form.components["lora_dir"]
@@ -205,13 +206,13 @@ def _sample_tab(
     def add_lora(text: str, name: str | None, strength: float | None) -> str:
         return f"{text.strip()} <lora:{name}:{1.0 if strength is None else strength:g}>".strip() if name else text
 
-    def sample(page: Mapping[Any, Any]) -> Iterator[Updates]:
-        yield from panel.start(lambda: partial(work.sample, form.read(page), free_path))
+    def make(page: Mapping[Any, Any]) -> Iterator[Updates]:
+        yield from panel.start(lambda: partial(sample, form.read(page)))
 
     add.click(add_lora, [prompt, lora, strength], [prompt])
     for event in (tab.select, folder.change, blocks.load):
         event(names, [folder], [lora], show_progress="hidden")
-    panel.start_button.click(sample, form.inputs, panel.outputs, show_progress="hidden")
+    panel.start_button.click(make, form.inputs, panel.outputs, show_progress="hidden")
     _on_load(blocks, form, panel)
 
 
@@ -222,16 +223,14 @@ def _on_load(blocks: gr.Blocks, form: Form, panel: RunPanel) -> None:
     blocks.load(form.late_choices, None, late, show_progress="hidden")
 
 
-def launch(
-    sample_config: type, free_path: Callable[[Path, int], Path], *, host: str, port: int, inbrowser: bool
-) -> int:
+def launch(*, host: str, port: int, inbrowser: bool) -> int:
     """Serve the page until Ctrl-C; then a run that is going on is stopped and keeps what it has.
 
     Raises:
         StudioError: the port is taken.
     """
     monitor = RunMonitor()
-    blocks = build_app(monitor, sample_config, free_path)
+    blocks = build_app(monitor)
     try:
         compat_gradio.launch(
             blocks, show.CSS, server_name=host, server_port=port, inbrowser=inbrowser and _has_screen(), share=False

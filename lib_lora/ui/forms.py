@@ -152,8 +152,12 @@ def _component(info: OptionInfo, form: Form) -> Any:
     value = form.shown(info.name, form.first(info.name))
     place = "studio-text" if look.lines > 1 else "studio-path" if info.kind is Path else "studio-short"
     common = {
-        "label": f"{info.name} ({info.unit})" if info.unit else info.name, "info": info.help, "value": value,
-        "elem_id": f"{form.config.__name__}-{info.name}", "min_width": 200, "interactive": True,
+        "label": f"{info.name} ({info.unit})" if info.unit else info.name,
+        "info": info.help,
+        "value": value,
+        "elem_id": f"{form.config.__name__}-{info.name}",
+        "min_width": 200,
+        "interactive": True,
         "elem_classes": [place],
     }
     if info.kind is bool:

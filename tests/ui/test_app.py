@@ -19,7 +19,7 @@ pytest.importorskip("gradio", reason="the page needs gradio")
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import SampleReady
 from lib_lora.base.options import from_mapping
-from lib_lora.cli.sample import SampleConfig, free_path
+from lib_lora.hosts.standalone.sampling import SampleConfig, sample
 from lib_lora.ui import work
 from lib_lora.ui.app import RunPanel, build_app
 from lib_lora.ui.compat_gradio import make_blocks
@@ -67,7 +67,7 @@ def status_of(url, process, seconds=90):
 
 
 def test_the_page_is_built_with_every_option():
-    blocks = build_app(RunMonitor(), SampleConfig, free_path)
+    blocks = build_app(RunMonitor())
     ids = {getattr(block, "elem_id", None) for block in blocks.blocks.values()}
     assert {"TrainConfig-network_dim", "SampleConfig-prompt"} <= ids
 
@@ -101,11 +101,17 @@ def test_a_mistake_in_the_form_is_shown_and_nothing_starts():
 
 def test_sampling_writes_the_pictures_asked_for(tiny_checkpoint, tmp_path):
     values = {
-        "pretrained_model_name_or_path": tiny_checkpoint, "prompt": "red cat", "output_dir": tmp_path / "out",
-        "steps": 2, "width": 64, "height": 64, "images": 2, "device": "cpu",
+        "pretrained_model_name_or_path": tiny_checkpoint,
+        "prompt": "red cat",
+        "output_dir": tmp_path / "out",
+        "steps": 2,
+        "width": 64,
+        "height": 64,
+        "images": 2,
+        "device": "cpu",
     }
     monitor = RunMonitor()
-    monitor.start("sampling", partial(work.sample, from_mapping(SampleConfig, values), free_path))
+    monitor.start("sampling", partial(sample, from_mapping(SampleConfig, values)))
     monitor.wait(60)
     state = monitor.read("sampling")
     assert not state.error

@@ -8,7 +8,7 @@ pytest.importorskip("gradio", reason="the page needs gradio")
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.options import from_mapping, options_of
-from lib_lora.cli.sample import SampleConfig
+from lib_lora.hosts.standalone.sampling import SampleConfig
 from lib_lora.training.config import TrainConfig
 from lib_lora.ui.compat_gradio import gr, make_blocks
 from lib_lora.ui.forms import LARGEST, Look, build_form
@@ -66,9 +66,13 @@ def test_optional_values_left_empty_or_none_are_none():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("network_dim", 0, "at least 1"), ("network_dim", 3.5, "a whole number"), ("learning_rate", "fast", "a number"),
-        ("output_name", " ", "must be given"), ("train_data_dir", "", "must be given"),
-        ("save_precision", "fp12", "fp16, bf16, float"), ("seed", LARGEST * 2.0, "too large"),
+        ("network_dim", 0, "at least 1"),
+        ("network_dim", 3.5, "a whole number"),
+        ("learning_rate", "fast", "a number"),
+        ("output_name", " ", "must be given"),
+        ("train_data_dir", "", "must be given"),
+        ("save_precision", "fp12", "fp16, bf16, float"),
+        ("seed", LARGEST * 2.0, "too large"),
     ],
 )
 def test_a_bad_value_is_an_error_that_names_its_field(field, value, words):
@@ -80,8 +84,15 @@ def test_a_bad_value_is_an_error_that_names_its_field(field, value, words):
 
 def test_a_files_values_come_back_from_the_form_as_they_were():
     values = {
-        **REQUIRED, "learning_rate": 1e-5, "unet_lr": 0.1, "conv_dim": 4, "network_alpha": 0.5, "enable_bucket": False,
-        "optimizer_args": ["weight_decay=0.01", "amsgrad=True"], "max_train_steps": 7, "save_precision": "bf16",
+        **REQUIRED,
+        "learning_rate": 1e-5,
+        "unet_lr": 0.1,
+        "conv_dim": 4,
+        "network_alpha": 0.5,
+        "enable_bucket": False,
+        "optimizer_args": ["weight_decay=0.01", "amsgrad=True"],
+        "max_train_steps": 7,
+        "save_precision": "bf16",
         "vae": "a folder/vae.safetensors",
     }
     form = make_form(TrainConfig)

@@ -1,0 +1,27 @@
+"""Which device the work runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from lib_lora.base.errors import StudioError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that an option names; "auto" takes a CUDA card, else Apple's, else the CPU.
+
+    Raises:
+        StudioError: there is no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise StudioError(
+            "no such device", field="device", came=name, allowed="auto, cpu, cuda, cuda:1, mps (as there are)"
+        ) from error
+    return device
