@@ -56,7 +56,15 @@ def train(
             if control.stopping or step == plan.total_steps:
                 break
             started = time.perf_counter()
-            loss = _step(model, network, data, objective, config, optimizers, batches, rng, step)
+            try:
+                loss = _step(model, network, data, objective, config, optimizers, batches, rng, step)
+            except torch.cuda.OutOfMemoryError as error:
+                raise StudioError(
+                    f"the card's memory is full at step {step + 1}",
+                    field="train_batch_size",
+                    came=config.train_batch_size,
+                    allowed="a smaller batch, a lower resolution, or network_train_unet_only",
+                ) from error
             rates = optimizers.learning_rates()
             schedule.step()
             step += 1

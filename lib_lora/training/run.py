@@ -71,6 +71,12 @@ class Run:
         network = Network.create(self.model.unet, self.model.text_encoders, network_spec(config), config.seed)
         network.to(self.model.device)
         self._check_space(network, plan)
+        yield Note(
+            f"Training {len(network)} layers with {sum(p.numel() for p in network.parameters()):,} parameters "
+            f"on {self.model.device}"
+        )
+        for note in network.notes:
+            yield Note(note, "warning")
         with torch.random.fork_rng(devices=[]):
             yield from self._train(plan, network, started)
 

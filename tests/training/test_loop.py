@@ -9,6 +9,7 @@ import torch
 
 from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
+from lib_lora.base.errors import StudioError
 from lib_lora.base.events import EpochDone, StepDone, TrainingStarted
 from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
@@ -40,7 +41,7 @@ class Setting:
         for _ in self.data.cache_latents(self.model, Control()):
             pass
 
-    def train(self, control=None):
+    def train(self, control=None, objective=None):
         groups = self.network.parameter_groups()
         optimizers = OptimizerSet(list(groups), [torch.optim.SGD(p, lr=0.1) for p in groups.values()])
         schedule = Schedule(optimizers, "constant", ScheduleShape(self.data.plan.total_steps))
@@ -50,7 +51,7 @@ class Setting:
                 self.model,
                 self.network,
                 self.data,
-                Denoising(self.config, self.model),
+                objective or Denoising(self.config, self.model),
                 self.config,
                 optimizers,
                 schedule,
@@ -156,3 +157,11 @@ def test_the_global_generator_is_neither_used_nor_changed(train_options):
         assert torch.equal(state, torch.get_rng_state())
         results.append(setting.network.state_tensors(torch.float64))
     assert all(torch.equal(tensor, results[1][key]) for key, tensor in results[0].items())
+
+
+def test_a_full_card_is_told_as_such(train_options):
+    def too_large(model, batch, rng):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(StudioError, match="memory is full at step 1"):
+        list(Setting(train_options).train(objective=too_large))
