@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -229,6 +230,8 @@ def launch(*, host: str, port: int, inbrowser: bool) -> int:
     Raises:
         StudioError: the port is taken.
     """
+    # A shell that starts a program in the background may leave it deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monitor = RunMonitor()
     blocks = build_app(monitor)
     try:
