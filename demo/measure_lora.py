@@ -145,7 +145,7 @@ def measure_loss(measure: LoraMeasure) -> list[tuple[str, float, str]]:
 
 def measure_pictures(measure: LoraMeasure, concepts: int, ordinary: int) -> list[tuple[str, float, str]]:
     rng = np.random.default_rng(SEED)
-    prompts = [random_concept_scene(rng).caption(rng) for _ in range(concepts)]
+    prompts = [random_concept_scene(rng).caption() for _ in range(concepts)]
     scenes = [random_scene(rng) for _ in range(ordinary)]
     captions = [scene.caption(rng) for scene in scenes]
     shown = {

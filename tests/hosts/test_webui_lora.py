@@ -43,7 +43,7 @@ def networks(model) -> dict[str, Network]:
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
             for parameter in network.parameters():
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
         made[name] = network.eval()
     return made
 
@@ -130,7 +130,7 @@ def test_the_webuis_prediction_without_a_lora_is_ours(theirs, model):
 
 def test_training_on_the_live_model_shares_every_tensor_and_leaves_no_trace(theirs):
     live = theirs["live"]
-    assert live["shared"] == live["parameters"] > 900
+    assert live["shared"] == live["parameters"] > 500
     assert len(live["losses"]) == 10
     assert live["lora_changes_picture"], "a LoRA was in the weights when training began"
     assert live["weights_equal"] and live["flags_equal"] and live["hooks"] == 0
