@@ -196,16 +196,16 @@ def main() -> int:
     parser.add_argument("--ordinary", type=int, default=100, help="prompts without the tag")
     options = parser.parse_args()
     measure = LoraMeasure(options.checkpoint, options.lora)
-    rows = (
-        measure_loss(measure)
-        + measure_zero(measure)
-        + measure_pictures(measure, options.concepts, options.ordinary)
-    )
     missed = 0
-    for words, share, bar in rows:
-        figures = [int(part[:-1]) for part in bar.split() if part.endswith("%")]
-        missed += bool(figures) and share < figures[0] / 100
-        print(f"{words:<75} {share:7.1%}  {bar}")
+    for rows in (
+        measure_loss(measure),
+        measure_zero(measure),
+        measure_pictures(measure, options.concepts, options.ordinary),
+    ):
+        for words, share, bar in rows:
+            figures = [int(part[:-1]) for part in bar.split() if part.endswith("%")]
+            missed += bool(figures) and share < figures[0] / 100
+            print(f"{words:<75} {share:7.1%}  {bar}", flush=True)
     return int(missed > 0)
 
 
