@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -197,12 +198,9 @@ def main() -> int:
     options = parser.parse_args()
     measure = LoraMeasure(options.checkpoint, options.lora)
     missed = 0
-    for rows in (
-        measure_loss(measure),
-        measure_zero(measure),
-        measure_pictures(measure, options.concepts, options.ordinary),
-    ):
-        for words, share, bar in rows:
+    measure_made = partial(measure_pictures, concepts=options.concepts, ordinary=options.ordinary)
+    for measure_some in (measure_loss, measure_zero, measure_made):
+        for words, share, bar in measure_some(measure):
             figures = [int(part[:-1]) for part in bar.split() if part.endswith("%")]
             missed += bool(figures) and share < figures[0] / 100
             print(f"{words:<75} {share:7.1%}  {bar}", flush=True)
