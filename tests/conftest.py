@@ -10,6 +10,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # tests/tiny.py
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """On tensors as tiny as these a second thread costs more than it gives, and its sums come in another order."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """A tiny SD1-layout checkpoint in float32 with its yaml and text-encoder folder beside it."""
