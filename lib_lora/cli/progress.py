@@ -73,9 +73,8 @@ class Printer:
             self._line(self._summary(event))
 
     def _summary(self, event: TrainingEnded) -> str:
-        words = "stopped" if event.stopped else "done"
-        lines = [f"{words} after {event.step} steps and {event.seconds:.0f} s; wrote:"]
-        return "\n".join(lines + [f"  {path}" for path in event.written] if event.written else [f"{lines[0][:-7]}"])
+        words = f"{'stopped' if event.stopped else 'done'} after {event.step} steps and {event.seconds:.0f} s"
+        return "\n".join([f"{words}; wrote:", *(f"  {path}" for path in event.written)] if event.written else [words])
 
     def _advance(self, what: str, done: int, total: int | None, unit: str) -> None:
         if self._what != what:

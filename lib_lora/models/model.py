@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ class DiffusionModel:
     name: str
     path: Path | None = None
     vae_path: Path | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def dtype(self) -> torch.dtype:

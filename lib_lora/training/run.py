@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from lib_lora.adapters.base import NETWORKS, NetworkSpec
@@ -77,8 +76,7 @@ class Run:
         )
         for note in network.notes:
             yield Note(note, "warning")
-        with torch.random.fork_rng(devices=[]):
-            yield from self._train(plan, network, started)
+        yield from self._train(plan, network, started)
 
     def _train(self, plan: Plan, network: Network, started: float) -> Iterator[Event]:
         config, model = self.config, self.model
@@ -96,21 +94,8 @@ class Run:
             with RunLog(self.log_folder) as log:
                 if config.sample_at_first and not self.control.stopping:
                     yield from self._samples(0)
-                events = (
-                    []
-                    if self.control.stopping
-                    else train(
-                        model,
-                        network,
-                        data,
-                        Denoising(config, model),
-                        config,
-                        optimizers,
-                        schedule,
-                        control=self.control,
-                    )
-                )
-                for event in events:
+                objective = Denoising(config, model)
+                for event in train(model, network, data, objective, config, optimizers, schedule, control=self.control):
                     log.write(event)
                     yield event
                     if isinstance(event, StepDone):
@@ -245,7 +230,7 @@ def network_spec(config: TrainConfig) -> NetworkSpec:
         rank=config.network_dim,
         alpha=config.network_alpha,
         conv_rank=config.conv_dim,
-        conv_alpha=config.network_alpha if config.conv_alpha is None else config.conv_alpha,
+        conv_alpha=config.conv_alpha,
         dropout=config.network_dropout,
         rank_dropout=config.rank_dropout,
         module_dropout=config.module_dropout,

@@ -21,8 +21,8 @@ from lib_lora.base.events import (
     TrainingStarted,
 )
 from lib_lora.base.signals import Control
+from lib_lora.training.log import AVERAGE_STEPS
 
-AVERAGE_STEPS = 50  # as in training.log, which cannot be imported here without torch
 Work = Callable[[Control, Callable[[Event], None]], None]
 
 
