@@ -44,9 +44,5 @@ class DiffusionModel:
     path: Path | None = None
     vae_path: Path | None = None
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.compute_dtype
-
     def modules(self) -> list[torch.nn.Module]:
         return [self.unet, self.vae, *self.text_encoders]

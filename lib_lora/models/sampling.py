@@ -145,7 +145,7 @@ def generate_latents(
 @torch.no_grad()
 def decode(model: DiffusionModel, latent: torch.Tensor) -> np.ndarray:
     """One latent [1, C, h, w] as uint8 [8 h, 8 w, 3]; fractions of a grey level are cut off, as in the WebUI."""
-    scaled = (latent / model.vae.config.scaling_factor).to(model.dtype)
+    scaled = (latent / model.vae.config.scaling_factor).to(model.compute_dtype)
     picture = model.vae.decode(scaled, return_dict=False)[0][0].float()
     _check_finite(picture, "VAE", model)
     picture = torch.clamp((picture + 1.0) / 2.0, min=0.0, max=1.0)
@@ -201,10 +201,10 @@ def _evaluate(model: DiffusionModel, table: SigmaTable, sampler: Sampler) -> Eva
 
     def predict(x: torch.Tensor, timestep: float, context: torch.Tensor) -> torch.Tensor:
         timesteps = torch.full((x.shape[0],), timestep, dtype=torch.float32, device=x.device)
-        if model.dtype == torch.float16:  # the WebUI rounds timesteps to the UNet's precision
+        if model.compute_dtype == torch.float16:  # the WebUI rounds timesteps to the UNet's precision
             timesteps = timesteps.half().float()
-        context = context.to(x.device, model.dtype)
-        return model.unet(x.to(model.dtype), timesteps, encoder_hidden_states=context, return_dict=False)[0].float()
+        context = context.to(x.device, model.compute_dtype)
+        return model.unet(x.to(model.compute_dtype), timesteps, encoder_hidden_states=context, return_dict=False)[0].float()
 
     def x0(x: torch.Tensor, sigmas: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         sigma = sigmas[0].item()
