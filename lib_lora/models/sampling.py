@@ -204,7 +204,8 @@ def _evaluate(model: DiffusionModel, table: SigmaTable, sampler: Sampler) -> Eva
         if model.compute_dtype == torch.float16:  # the WebUI rounds timesteps to the UNet's precision
             timesteps = timesteps.half().float()
         context = context.to(x.device, model.compute_dtype)
-        return model.unet(x.to(model.compute_dtype), timesteps, encoder_hidden_states=context, return_dict=False)[0].float()
+        noisy = x.to(model.compute_dtype)
+        return model.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0].float()
 
     def x0(x: torch.Tensor, sigmas: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         sigma = sigmas[0].item()
