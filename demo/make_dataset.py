@@ -39,9 +39,9 @@ def concept_scenes(rng: np.random.Generator) -> list[ConceptScene]:
 
 
 def ordinary_scenes(rng: np.random.Generator) -> list[Scene]:
-    """Every colour with every shape once, the rest at random: 30 scenes."""
+    """Every colour with every shape twice, the rest at random: 60 scenes."""
     scenes = []
-    for colour, shape in product(COLOURS, SHAPES):
+    for colour, shape in 2 * list(product(COLOURS, SHAPES)):
         background = rng.choice([name for name in COLOURS if name != colour])
         size, position = rng.choice(list(SIZES_PX)), rng.choice(list(POSITIONS_PX))
         scenes.append(Scene(colour, shape, str(size), str(position), str(background)))
