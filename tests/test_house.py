@@ -126,6 +126,22 @@ def test_gradio_stays_in_ui_and_the_webui_in_its_host():
     assert _breaches(allowed) == []
 
 
+def test_nothing_unpickles():
+    """Model files are other people's programs: only ``files.pickle_data`` reads pickles, and as data."""
+    unpicklers = {"pickle", "_pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "copyreg", "cloudpickle"}
+    assert _breaches(lambda _, name: name.split(".")[0] not in unpicklers) == []
+    calls = [
+        f"{file.relative_to(ROOT).as_posix()}:{node.lineno}"
+        for file in _modules()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file)))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in _UNPICKLING_CALLS
+    ]
+    assert calls == []
+
+
+_UNPICKLING_CALLS = ("torch.load", "torch.jit.load", "torch.hub.load", "torch.serialization", "np.load", "numpy.load")
+
+
 def test_light_rooms_name_no_heavy_library():
     def allowed(file: Path, name: str) -> bool:
         return _room(_name(file)) not in LIGHT_ROOMS or name.split(".")[0] not in HEAVY

@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, captions, image headers, safetensors, LoRA files."""
+"""Files on disk: atomic writes, captions, image headers, safetensors, PyTorch's own files, LoRA files."""

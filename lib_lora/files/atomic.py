@@ -44,7 +44,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             raised, the temporary file is gone and an old file stays as it was.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:32]}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = _temporary(target)
     with _write_errors(path, target, temporary):
         _refuse_unwritable(target)
         file = open(temporary, "xb")  # noqa: SIM115 - closed below, before the rename
@@ -64,6 +64,65 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.unlink(temporary)
         raise
     _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder to fill with files of ``atomic_write``; it takes the name ``path``, which must be free, when
+    the block ends without an exception. Until then, and for ever after a crash, it has a hidden temporary name.
+
+    Raises:
+        StudioError: the place cannot be written, or the name is taken; the temporary folder is gone.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = _temporary(target)
+    with _write_errors(path, target, temporary):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.mkdir(temporary)
+    try:
+        yield temporary
+        _sync_folder(temporary)
+        with _write_errors(path, target, temporary):
+            _replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def delete_folder(path: Path) -> None:
+    """Delete a folder under a hidden name, so that a crash never leaves half of it under its own."""
+    temporary = _temporary(path)
+    _replace(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+_LEFTOVER = re.compile(r"\.(.{1,32})\.[0-9a-f]{12}\.tmp", re.DOTALL)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name[:32]}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def remove_leftovers(folder: Path, names: str) -> list[Path]:
+    """Delete what a killed writer left in ``folder``: temporary files and folders for the names that are meant.
+
+    Args:
+        names: a regular expression that a name's first 32 characters match whole.
+
+    Returns:
+        What was deleted.
+    """
+    removed = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and re.fullmatch(names, match[1]):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

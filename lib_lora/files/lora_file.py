@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from lib_lora.files.safetensors_file import TensorData, header_bytes, read_heade
 
 # The slice of a file that the WebUI's oldest hash covers.
 _LEGACY_BEGIN, _LEGACY_BYTES = 0x100000, 0x10000
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -93,31 +92,6 @@ def model_hash_legacy(path: Path | str) -> str:
             file.seek(_LEGACY_BEGIN)
             return hashlib.sha256(file.read(_LEGACY_BYTES)).hexdigest()[:8]
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def sha256(path: Path | str, progress: Callable[[int, int], None] | None = None) -> str:
-    """``ss_new_sd_model_hash``: the sha256 of a whole file; the WebUI shows its first 10 digits.
-
-    Args:
-        progress: called after every MiB with the bytes done and their total; what it raises ends the work.
-
-    Raises:
-        StudioError: the file cannot be read.
-    """
-    digest, done = hashlib.sha256(), 0
-    try:
-        with open(path, "rb") as file:
-            total = Path(path).stat().st_size
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                done += len(block)
-                if progress is not None:
-                    progress(done, total)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return digest.hexdigest()
-
-
-def _unreadable(path: Path | str, error: OSError) -> StudioError:
-    return StudioError(f"cannot be read: {error.strerror or error}", file=path, allowed="a file that can be read")
+        raise StudioError(
+            f"cannot be read: {error.strerror or error}", file=path, allowed="a file that can be read"
+        ) from error

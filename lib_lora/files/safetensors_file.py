@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from lib_lora.base.errors import StudioError
 from lib_lora.files.atomic import atomic_write
+from lib_lora.files.kinds import START_BYTES, kind_of_start
 
 # The library's own limit.
 MAX_HEADER_BYTES = 100_000_000
@@ -48,14 +49,6 @@ DTYPE_BITS = {
 _RANK = {name: number for number, name in enumerate(DTYPE_BITS)}
 
 _WHOLE = "a whole .safetensors file"
-_OTHER_FORMATS = (
-    (b"PK\x03\x04", "a zip archive, such as a PyTorch .ckpt or .pt, renamed to .safetensors"),
-    (b"\x80\x02", "a pickle, such as an old PyTorch .ckpt, renamed to .safetensors"),
-    (b"<", "a web page saved under this name: the download was answered with a page instead of the file"),
-    (b"version https://git-lfs", "a Git LFS pointer: the text that stands for the file, not the file"),
-    (b"{", "JSON text saved under this name, such as the error message of a download site"),
-    (b"GGUF", "a GGUF model renamed to .safetensors"),
-)
 
 
 class TensorInfo(NamedTuple):
@@ -108,6 +101,20 @@ def byte_count(dtype: str, shape: tuple[int, ...]) -> int:
     return count
 
 
+def looks_like_safetensors(path: Path | str) -> bool:
+    """Whether a file begins as the format does; a damaged one may, too.
+
+    Raises:
+        StudioError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise StudioError(f"cannot be read: {error.strerror or error}", file=path, allowed=_WHOLE) from error
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
+
+
 def read_header(path: Path | str) -> Header:
     """The header of a .safetensors file; the tensors' bytes are not touched.
 
@@ -125,7 +132,7 @@ def read_header(path: Path | str) -> Header:
 
 
 def _read_header(file: BinaryIO, size: int, path: Path) -> Header:
-    start = file.read(64)
+    start = file.read(START_BYTES)
     length = int.from_bytes(start[:8], "little")
     if len(start) < 9 or length > min(size - 8, MAX_HEADER_BYTES) or start[8:9] != b"{":
         raise StudioError(_what_is(start, size, length), file=path, allowed=_WHOLE)
@@ -138,19 +145,12 @@ def _read_header(file: BinaryIO, size: int, path: Path) -> Header:
 
 def _what_is(start: bytes, size: int, length: int) -> str:
     """What a file is that does not begin as a .safetensors file does."""
-    if size == 0:
-        return "the file is empty"
-    # First what a cut-off file looks like: the low byte of its length may be any letter of the marks below.
+    # First what a cut-off file looks like: the low byte of its length may be any letter of other formats' marks.
     if start[8:9] == b"{" and length <= MAX_HEADER_BYTES:
         return f"the file is truncated inside its header: it has {size} bytes, the header alone ends at {8 + length}"
-    for mark, words in _OTHER_FORMATS:
-        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(mark):
-            return f"this is {words}"
     if start[8:9] == b"{":
         return f"the header claims {length} bytes, more than the {MAX_HEADER_BYTES} that the format allows"
-    if size < 10:
-        return f"the file is truncated: it has {size} bytes"
-    return "this is no .safetensors file, or its beginning is damaged"
+    return kind_of_start(start, size)
 
 
 def _parse(raw: bytes, path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -10,7 +10,15 @@ import pytest
 
 from lib_lora.base.errors import StudioError
 from lib_lora.files import atomic
-from lib_lora.files.atomic import atomic_write, safe_name, write_bytes, write_text
+from lib_lora.files.atomic import (
+    atomic_folder,
+    atomic_write,
+    delete_folder,
+    remove_leftovers,
+    safe_name,
+    write_bytes,
+    write_text,
+)
 
 
 def test_a_new_file_appears_only_when_it_is_complete(tmp_path):
@@ -197,3 +205,51 @@ def test_names_that_are_paths_or_that_windows_cannot_hold_are_refused(name):
         safe_name(name, field="output_name")
     assert fault.value.field == "output_name"
     assert fault.value.came == name
+
+
+def test_a_folder_appears_only_when_it_is_complete(tmp_path):
+    with atomic_folder(tmp_path / "new" / "state") as folder:
+        write_text(folder / "a.txt", "a")
+        assert not (tmp_path / "new" / "state").exists()
+    assert os.listdir(tmp_path / "new") == ["state"]
+    assert (tmp_path / "new" / "state" / "a.txt").read_text() == "a"
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, KeyboardInterrupt])
+def test_a_folder_that_is_not_finished_is_gone(tmp_path, raised):
+    with pytest.raises(raised), atomic_folder(tmp_path / "state") as folder:  # noqa: PT012 - it fails half way
+        write_text(folder / "a.txt", "a")
+        raise raised
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_never_replaces_one_that_holds_something(tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "old").write_text("old")
+    with pytest.raises(StudioError, match="cannot be written"):
+        with atomic_folder(tmp_path / "state") as folder:
+            write_text(folder / "a.txt", "a")
+    assert os.listdir(tmp_path) == ["state"] and (tmp_path / "state" / "old").read_text() == "old"
+
+
+def test_a_deleted_folder_is_never_half_there(tmp_path, monkeypatch):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "a").write_text("a")
+    seen = []
+    monkeypatch.setattr(atomic.shutil, "rmtree", lambda path, **more: seen.append(os.listdir(tmp_path)))
+    delete_folder(tmp_path / "state")
+    assert len(seen) == 1 and "state" not in seen[0]
+    monkeypatch.undo()
+    assert len(remove_leftovers(tmp_path, "state")) == 1 and os.listdir(tmp_path) == []
+
+
+def test_leftovers_are_told_from_other_files(tmp_path):
+    with atomic_write(tmp_path / "a.bin") as file:
+        left = os.path.basename(file.name)
+    (tmp_path / "a.bin").unlink()
+    keep = ["a.bin", ".a.bin.tmp", ".b.bin.0123456789ab.tmp", "a.bin.0123456789ab.tmp"]
+    for name in [left, *keep]:
+        (tmp_path / name).write_text("")
+    assert remove_leftovers(tmp_path, r"a\.bin") == [tmp_path / left]
+    assert sorted(os.listdir(tmp_path)) == sorted(keep)
+    assert remove_leftovers(tmp_path / "nowhere", ".*") == []

@@ -4,7 +4,7 @@ import struct
 import pytest
 
 from lib_lora.base.errors import StudioError
-from lib_lora.files.lora_file import LoraFile, model_hash_legacy, sha256, tensor_hashes
+from lib_lora.files.lora_file import LoraFile, model_hash_legacy, tensor_hashes
 from lib_lora.files.safetensors_file import TensorData, write_safetensors
 
 EMPTY_SHA = hashlib.sha256(b"").hexdigest()
@@ -86,13 +86,10 @@ def test_reading_a_web_page_is_refused(tmp_path):
         LoraFile.read(path)
 
 
-def test_checkpoint_hashes(tmp_path):
+def test_the_legacy_hash_covers_64_kib_behind_the_first_mib(tmp_path):
     path = tmp_path / "model.safetensors"
     content = bytes(range(256)) * 5000
     path.write_bytes(content)
-    calls = []
-    assert sha256(path, lambda done, total: calls.append((done, total))) == hashlib.sha256(content).hexdigest()
-    assert calls == [(1 << 20, len(content)), (len(content), len(content))]
     assert model_hash_legacy(path) == hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
 
 
@@ -102,21 +99,6 @@ def test_the_legacy_hash_of_a_small_file_is_that_of_nothing(tmp_path):
     assert model_hash_legacy(path) == EMPTY_SHA[:8]
 
 
-@pytest.mark.parametrize("hash_of", [sha256, model_hash_legacy])
-def test_a_missing_file_has_no_hash(tmp_path, hash_of):
+def test_a_missing_file_has_no_hash(tmp_path):
     with pytest.raises(StudioError, match=r"none\.safetensors"):
-        hash_of(tmp_path / "none.safetensors")
-
-
-def test_progress_may_end_the_hashing(tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(b"x" * 10)
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(done, total):
-        raise StoppedError
-
-    with pytest.raises(StoppedError):
-        sha256(path, stop)
+        model_hash_legacy(tmp_path / "none.safetensors")
