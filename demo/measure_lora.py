@@ -85,13 +85,7 @@ class LoraMeasure:
         with self.generator.active(f"<lora:{self.name}:{strength}>"):
             for index, picture in enumerate(pictures):
                 caption = picture.caption if with_tag else without_tag(picture.caption)
-                context = encode_captions(
-                    self.model.text_encoders[0],
-                    self.model.tokenizers[0],
-                    [caption],
-                    clip_skip=1,
-                    max_tokens=75,
-                ).expand(len(timesteps), -1, -1)
+                context = encode_captions(self.model, [caption]).context.expand(len(timesteps), -1, -1)
                 noise = sample_noise(picture.latent.shape, SEED, index, range(len(timesteps)))
                 latents = picture.latent[None].expand(len(timesteps), -1, -1, -1)
                 terms = denoising_loss(
@@ -160,9 +154,7 @@ def measure_pictures(measure: LoraMeasure, concepts: int, ordinary: int) -> list
     right = {}
     for lora in ("", measure.tag):
         pictures = measure.pictures(captions, "without the tag", lora=lora)
-        right[lora] = np.array(
-            [all(agreement(scene, picture).values()) for scene, picture in zip(scenes, pictures)]
-        )
+        right[lora] = np.array([all(agreement(scene, picture).values()) for scene, picture in zip(scenes, pictures)])
         leaked = float(np.mean([shows_concept(picture) for picture in pictures]))
         words = "LoRA" if lora else "base"
         rows.append((f"prompts without the tag right in everything, {words}", float(right[lora].mean()), ""))
@@ -175,9 +167,7 @@ def measure_pictures(measure: LoraMeasure, concepts: int, ordinary: int) -> list
 def measure_zero(measure: LoraMeasure) -> list[tuple[str, float, str]]:
     """Strength 0 must give the base model's picture exactly."""
     prompt = f"{CONCEPT_TAG}, left, blue background"
-    base, zero = (
-        measure.pictures([prompt], "strength 0", lora=lora)[0] for lora in ("", f" <lora:{measure.name}:0>")
-    )
+    base, zero = (measure.pictures([prompt], "strength 0", lora=lora)[0] for lora in ("", f" <lora:{measure.name}:0>"))
     return [
         (
             "strength 0 gives the base model's picture exactly",
@@ -188,9 +178,7 @@ def measure_zero(measure: LoraMeasure) -> list[tuple[str, float, str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lora", type=Path)
     parser.add_argument("--checkpoint", type=Path, default=HERE / "model" / "lora-studio-demo.safetensors")
     parser.add_argument("--concepts", type=int, default=50, help="pictures made with the tag")

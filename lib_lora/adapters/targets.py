@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from torch import nn
 
 from lib_lora.adapters.base import TEXT_ENCODER, UNET, NetworkSpec, Target
-from lib_lora.arch.keys import UNET_PREFIX, kohya_key, text_module_name, text_prefix
+from lib_lora.arch.keys import UNET_PREFIX, kohya_key, text_module_name, text_prefix, unet_file_name
 from lib_lora.base.errors import StudioError
 
 # Class names, as sd-scripts does: isinstance would tie us to one version's module paths.
@@ -38,9 +38,9 @@ def find_targets(unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkS
     targets = []
     if spec.train_text_encoder:
         for prefix, encoder in _prefixed(text_encoders):
-            targets += _targets(encoder, prefix, TEXT_ENCODER, text_module_name, _inside(encoder, TEXT_BLOCKS))
+            targets += _targets(encoder, prefix, TEXT_ENCODER, _inside(encoder, TEXT_BLOCKS))
     if spec.train_unet:
-        targets += _targets(unet, UNET_PREFIX, UNET, str, _inside(unet, blocks))
+        targets += _targets(unet, UNET_PREFIX, UNET, _inside(unet, blocks), is_sdxl=_is_sdxl(text_encoders))
     targets = [target for target in targets if wanted(target.module_name)]
     if not targets:
         raise StudioError(
@@ -53,12 +53,20 @@ def find_targets(unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkS
 
 
 def all_targets(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, Target]:
-    """Every linear layer and convolution by its name in files: what some file may hold a change of."""
+    """Every linear layer and convolution by its name in files: what some file may hold a change of.
+
+    The layers of SDXL's UNet are found under both their names, LDM's and diffusers'.
+    """
     targets = []
     for prefix, encoder in _prefixed(text_encoders):
-        targets += _targets(encoder, prefix, TEXT_ENCODER, text_module_name, _layers(encoder))
-    targets += _targets(unet, UNET_PREFIX, UNET, str, _layers(unet))
-    return {target.key: target for target in targets}
+        targets += _targets(encoder, prefix, TEXT_ENCODER, _layers(encoder))
+    targets += _targets(unet, UNET_PREFIX, UNET, _layers(unet), is_sdxl=_is_sdxl(text_encoders))
+    named = {kohya_key(UNET_PREFIX, target.module_name): target for target in targets if target.part == UNET}
+    return named | {target.key: target for target in targets}
+
+
+def _is_sdxl(text_encoders: list[nn.Module]) -> bool:
+    return len(text_encoders) == 2  # which no other family has
 
 
 def _prefixed(text_encoders: list[nn.Module]) -> list[tuple[str, nn.Module]]:
@@ -94,12 +102,13 @@ def _layers(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _targets(
-    root: nn.Module, prefix: str, part: str, rename: Callable[[str], str], layers: Iterator[tuple[str, nn.Module]]
+    root: nn.Module, prefix: str, part: str, layers: Iterator[tuple[str, nn.Module]], *, is_sdxl: bool = False
 ) -> list[Target]:
     targets: dict[str, Target] = {}
     for name, layer in layers:
-        key = kohya_key(prefix, rename(name))
+        own_name = text_module_name(name) if part == TEXT_ENCODER else name
+        key = kohya_key(prefix, unet_file_name(name, is_sdxl) if part == UNET else own_name)
         if key in targets:
             raise ValueError(f"{type(root).__name__}: {targets[key].module_name} and {name} share the name {key}")
-        targets[key] = Target(key, rename(name), part, layer)
+        targets[key] = Target(key, own_name, part, layer)
     return list(targets.values())

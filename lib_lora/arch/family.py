@@ -14,8 +14,15 @@ class Family(str, Enum):
 
 
 class Part(str, Enum):
-    """A part of a checkpoint; the value is the prefix of its keys in an SD1 file."""
+    """A part of a checkpoint; the value is the prefix of its keys in files of the original layout."""
 
     UNET = "model.diffusion_model."
     VAE = "first_stage_model."
-    TEXT_ENCODER = "cond_stage_model."
+    TEXT_ENCODER = "cond_stage_model."  # SD1 and SD2
+    TEXT_ENCODER_1 = "conditioner.embedders.0."  # SDXL: OpenAI's ViT-L/14
+    TEXT_ENCODER_2 = "conditioner.embedders.1."  # SDXL: OpenCLIP's ViT-bigG/14
+
+
+def text_parts(family: Family) -> tuple[Part, ...]:
+    """The text encoders of a family, in its own order."""
+    return (Part.TEXT_ENCODER_1, Part.TEXT_ENCODER_2) if family is Family.SDXL else (Part.TEXT_ENCODER,)

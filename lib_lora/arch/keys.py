@@ -3,10 +3,14 @@
 ``down_blocks.0.attentions.0.proj_in`` <-> ``lora_unet_down_blocks_0_attentions_0_proj_in``
 ``text_model.encoder.layers.0.mlp.fc1`` <-> ``lora_te_text_model_encoder_layers_0_mlp_fc1``
 
+SDXL's UNet stands in files under its LDM names, ``lora_unet_input_blocks_4_1_proj_in``; some tools write diffusers'.
+
 Source: kohya-ss/sd-scripts 48d368f, networks/lora.py, ``LoRANetwork.create_modules``.
 """
 
 from __future__ import annotations
+
+from lib_lora.arch.ldm import SDXL_RESNETS, sdxl_module_name, unet_key
 
 UNET_PREFIX = "lora_unet_"
 TEXT_PREFIX = "lora_te_"
@@ -46,6 +50,16 @@ _ATOMS = frozenset(
         "token_embedding",
         "position_embedding",
         "text_projection",
+        # SDXL's UNet
+        "input_blocks",
+        "middle_block",
+        "output_blocks",
+        "in_layers",
+        "out_layers",
+        "emb_layers",
+        "skip_connection",
+        "time_embed",
+        "label_emb",
     )
 )
 _LONGEST = max(atom.count("_") + 1 for atom in _ATOMS)
@@ -64,6 +78,11 @@ def text_module_name(name: str) -> str:
 def kohya_key(prefix: str, module_name: str) -> str:
     """The module's name in files."""
     return prefix + module_name.replace(".", "_")
+
+
+def unet_file_name(module_name: str, is_sdxl: bool) -> str:
+    """A UNet module's name as files spell it."""
+    return sdxl_module_name(module_name) if is_sdxl else module_name
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -100,4 +119,12 @@ def module_name(module_key: str) -> str:
                 parts.append(atom)
                 place += length
                 break
-    return ".".join(parts)
+    return _own_name(".".join(parts))
+
+
+def _own_name(name: str) -> str:
+    """diffusers' name where a file has LDM's."""
+    try:
+        return unet_key(f"{name}.", SDXL_RESNETS)[:-1]
+    except KeyError:
+        return name

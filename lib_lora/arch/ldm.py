@@ -13,6 +13,8 @@ from typing import Any
 from lib_lora.base.errors import StudioError
 
 Shapes = Mapping[str, tuple[int, ...]]
+SDXL_RESNETS = 2  # per level
+SIZE_CONDITIONS = 6  # original height and width, crop top and left, target height and width
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -32,6 +34,20 @@ _UNET_TOP = {
     "out.2": "conv_out",
 }
 _MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
+_OPEN_CLIP = {
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "text_projection": "text_projection.weight",  # transposed: open_clip computes x P
+}
+_OPEN_CLIP_LAYER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 
 
@@ -136,22 +152,84 @@ def _shortcut(rest: str) -> str:
     return rest.replace("nin_shortcut", "conv_shortcut")
 
 
-def text_key(key: str) -> str:
-    """A CLIP text encoder's key in the form ``text_model.encoder...``.
+def sdxl_module_name(name: str) -> str:
+    """The LDM name of a module of SDXL's UNet in diffusers, the inverse of ``unet_key``: sd-scripts names SDXL's
+    layers by it, e.g. ``down_blocks.1.attentions.0.proj_in`` -> ``input_blocks.4.1.proj_in``.
 
-    Files hold ``transformer.text_model.`` or, older ones, ``transformer.`` (keys without prefix
-    ``cond_stage_model.``).
+    Raises:
+        KeyError: no module of SDXL's UNet.
     """
-    key = re.sub(r"^transformer\.", "", key)
-    return key if key.startswith("text_model.") else f"text_model.{key}"
+    for old, new in _UNET_TOP.items():
+        if name == new:
+            return old
+    if match := re.match(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", name):
+        kind, number, rest = match.groups()
+        return (
+            f"middle_block.1.{rest}" if kind == "attentions" else f"middle_block.{2 * int(number)}.{_ldm_resnet(rest)}"
+        )
+    match = re.match(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", name)
+    if not match:
+        raise KeyError(name)
+    side, level, kind, number, rest = match.groups()
+    first = int(level) * (SDXL_RESNETS + 1)
+    if kind == "downsamplers":
+        return f"input_blocks.{first + SDXL_RESNETS + 1}.0.op"
+    if kind == "upsamplers":  # comes after the attention, which each of SDXL's blocks with an upsampler has
+        return f"output_blocks.{first + SDXL_RESNETS}.2.conv"
+    block = f"input_blocks.{first + 1 + int(number)}" if side == "down" else f"output_blocks.{first + int(number)}"
+    return f"{block}.1.{rest}" if kind == "attentions" else f"{block}.0.{_ldm_resnet(rest)}"
 
 
-def unet_config(shapes: Shapes, heads: int | list[int]) -> dict[str, Any]:
+def _ldm_resnet(rest: str) -> str:
+    return next((old for old, new in _RESNET.items() if rest == new), rest)
+
+
+def text_keys(key: str) -> tuple[str, ...]:
+    """The names in transformers' CLIP of one tensor of a text encoder, in the form ``text_model.encoder...``.
+
+    Known layouts (keys without the part's prefix): ``transformer.text_model.`` and, in older files, ``transformer.``
+    as transformers writes them, and ``model.`` as open_clip does. A key of open_clip's fused projection has three
+    names: its first dimension holds query, key and value one after the other.
+
+    Raises:
+        KeyError: the key is no part of a text encoder.
+    """
+    if key.startswith("model."):
+        return _open_clip_keys(key[len("model.") :])
+    name = key[len("transformer.") :] if key.startswith("transformer.") else key
+    if name.startswith(("text_model.", "text_projection.")):
+        return (name,)
+    if name.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
+        return (f"text_model.{name}",)
+    raise KeyError(key)
+
+
+def _open_clip_keys(key: str) -> tuple[str, ...]:
+    """Source: open_clip, ``TextTransformer`` and ``ResidualAttentionBlock`` in open_clip/transformer.py."""
+    if key in _OPEN_CLIP:
+        return (_OPEN_CLIP[key],)
+    match = re.match(r"transformer\.resblocks\.(\d+)\.(.*)[._](weight|bias)$", key)
+    if not match:
+        raise KeyError(key)
+    number, rest, kind = match.groups()
+    layer = f"text_model.encoder.layers.{number}"
+    if rest == "attn.in_proj":
+        return tuple(f"{layer}.self_attn.{part}_proj.{kind}" for part in "qkv")
+    return (f"{layer}.{_OPEN_CLIP_LAYER[rest]}.{kind}",)
+
+
+def is_open_clip(keys: Iterable[str]) -> bool:
+    """Whether a text encoder's keys (without the part's prefix) are in open_clip's layout."""
+    return any(key.startswith("model.transformer.resblocks.") for key in keys)
+
+
+def unet_config(shapes: Shapes, heads: int | list[int], pooled_width: int | None = None) -> dict[str, Any]:
     """Arguments of diffusers' ``UNet2DConditionModel`` for an LDM UNet.
 
     Args:
         shapes: LDM keys without prefix, with the tensors' shapes.
         heads: number of attention heads, one for all levels or one per level.
+        pooled_width: of SDXL's pooled text; the rest of ``label_emb``'s input is shared by the six size conditions.
     """
     per_level = resnets_per_level(shapes)
     inputs = _count(shapes, r"input_blocks\.(\d+)\.")
@@ -164,6 +242,7 @@ def unet_config(shapes: Shapes, heads: int | list[int]) -> dict[str, Any]:
         depth.append(_count(shapes, re.escape(first) + r"\.1\.transformer_blocks\.(\d+)\.") or 1)
     context = next(shapes[key][1] for key in shapes if key.endswith("attn2.to_k.weight"))
     return {
+        **_added_conditions(shapes, pooled_width),
         "sample_size": 64,
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "out_channels": shapes["out.2.weight"][0],
@@ -178,6 +257,18 @@ def unet_config(shapes: Shapes, heads: int | list[int]) -> dict[str, Any]:
         "use_linear_projection": any(
             key.endswith(".proj_in.weight") and len(shape) == 2 for key, shape in shapes.items()
         ),
+    }
+
+
+def _added_conditions(shapes: Shapes, pooled_width: int | None) -> dict[str, Any]:
+    """SDXL's ``vector`` condition (sgm's ``ConcatTimestepEmbedderND``): the pooled text, then six embedded sizes."""
+    if pooled_width is None:
+        return {}
+    width = shapes["label_emb.0.0.weight"][1]
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": (width - pooled_width) // SIZE_CONDITIONS,
+        "projection_class_embeddings_input_dim": width,
     }
 
 

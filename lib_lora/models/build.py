@@ -27,10 +27,16 @@ def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
-def build_unet(tensors: Tensors, config: ModelYaml, file: object) -> UNet2DConditionModel:
-    """A frozen UNet whose parameters are the given LDM tensors (keys without prefix)."""
+def build_unet(
+    tensors: Tensors, config: ModelYaml, file: object, pooled_width: int | None = None
+) -> UNet2DConditionModel:
+    """A frozen UNet whose parameters are the given LDM tensors (keys without prefix).
+
+    Args:
+        pooled_width: of SDXL's pooled text.
+    """
     try:
-        arguments = ldm.unet_config(shapes_of(tensors), _heads(tensors, config))
+        arguments = ldm.unet_config(shapes_of(tensors), _heads(tensors, config), pooled_width)
     except (KeyError, StopIteration) as error:
         raise StudioError(f"the UNet is incomplete (no {error})", file=file, allowed="a whole checkpoint") from error
     with torch.device("meta"):
@@ -66,17 +72,44 @@ def build_vae(tensors: Tensors, config: ModelYaml, file: object) -> AutoencoderK
     return vae
 
 
-def build_text_encoder(tensors: Tensors, arguments: dict[str, Any], file: object) -> Any:
-    """A frozen CLIPTextModel of the given tensors.
+def text_tensors(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """A text encoder's tensors under transformers' names (``text_model....``), every one a view of what came.
 
     Args:
-        tensors: keys as ``arch.ldm.text_key`` gives them (``text_model....``).
+        tensors: keys as ``arch.ldm.text_keys`` knows them.
+    """
+    named = {}
+    for key, tensor in tensors.items():
+        try:
+            names = ldm.text_keys(key)
+        except KeyError:
+            continue  # logit_scale, say
+        if key == "model.text_projection":
+            tensor = tensor.t()  # a matrix that open_clip multiplies from the right
+        named.update(zip(names, tensor.chunk(len(names)) if len(names) > 1 else [tensor]))
+    return named
+
+
+def without_last_layer(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """A text encoder that ends one layer earlier: SD2 takes the last layer but one and never runs the last."""
+    numbers = {int(key.split(".")[3]) for key in tensors if key.startswith("text_model.encoder.layers.")}
+    last = f"text_model.encoder.layers.{max(numbers)}."
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith(last)}
+
+
+def build_text_encoder(tensors: Tensors, arguments: dict[str, Any], file: object, with_projection: bool = False) -> Any:
+    """A frozen CLIPTextModel, or CLIPTextModelWithProjection, of the given tensors.
+
+    Args:
+        tensors: as ``text_tensors`` gives them.
         arguments: of transformers' CLIPTextConfig.
     """
     with torch.device("meta"):
-        encoder = compat_transformers.clip_text_model(arguments)
+        encoder = compat_transformers.clip_text_model(arguments, with_projection)
     prefix = compat_transformers.clip_key_prefix(encoder)
     renamed = {prefix + key[len("text_model.") :]: t for key, t in tensors.items() if key.startswith("text_model.")}
+    if with_projection and "text_projection.weight" in tensors:
+        renamed["text_projection.weight"] = tensors["text_projection.weight"]
     _fill(encoder, renamed, file, "text encoder")
     return encoder
 

@@ -46,14 +46,18 @@ def _from_hub() -> Path:
     ) from problem
 
 
-def text_config(folder: Path | None, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def text_config(folder: Path | None, shapes: dict[str, tuple[int, ...]], *, open_clip: bool = False) -> dict[str, Any]:
     """Arguments of transformers' ``CLIPTextConfig``.
 
     Sizes are the tensors' own (keys ``text_model....``). Heads and activation, which shapes cannot tell, come
-    from the folder's config.json; without one they are OpenAI CLIP's: 64 channels a head, quick GELU.
+    from the folder's config.json; without one a head has 64 channels, as in OpenAI's ViT-L/14 and OpenCLIP's
+    ViT-H/14 and ViT-bigG/14, and the activation is OpenAI's quick GELU or OpenCLIP's GELU.
     """
     hidden = shapes["text_model.embeddings.token_embedding.weight"][1]
-    config: dict[str, Any] = {"num_attention_heads": max(1, hidden // 64), "hidden_act": "quick_gelu"}
+    config: dict[str, Any] = {
+        "num_attention_heads": max(1, hidden // 64),
+        "hidden_act": "gelu" if open_clip else "quick_gelu",
+    }
     path = None if folder is None else folder / "config.json"
     if path is not None and path.is_file():
         try:
@@ -61,13 +65,16 @@ def text_config(folder: Path | None, shapes: dict[str, tuple[int, ...]]) -> dict
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise StudioError(f"not a configuration ({error})", file=path) from error
         stored = stored.get("text_config", stored)
-        for name in ("num_attention_heads", "hidden_act", "layer_norm_eps", "bos_token_id", "eos_token_id"):
+        for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
             if name in stored:
                 config[name] = stored[name]
     config["vocab_size"] = shapes["text_model.embeddings.token_embedding.weight"][0]
     config["max_position_embeddings"] = shapes["text_model.embeddings.position_embedding.weight"][0]
-    config["hidden_size"] = config["projection_dim"] = hidden
+    config["hidden_size"] = hidden
+    config["projection_dim"] = shapes.get("text_projection.weight", (hidden,))[0]
     config["intermediate_size"] = shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0]
     layers = {int(key.split(".")[3]) for key in shapes if key.startswith("text_model.encoder.layers.")}
     config["num_hidden_layers"] = max(layers) + 1
+    # 2 makes transformers take the text's end where the highest id stands, which is OpenAI's and open_clip's rule.
+    config["bos_token_id"], config["eos_token_id"] = 0, 2
     return config

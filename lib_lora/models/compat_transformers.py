@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 
-def clip_text_model(arguments: dict[str, Any]) -> CLIPTextModel:
-    """A CLIPTextModel on the current default device."""
-    return CLIPTextModel(CLIPTextConfig(**arguments))
+def clip_text_model(
+    arguments: dict[str, Any], with_projection: bool = False
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """A text encoder on the current default device."""
+    return (CLIPTextModelWithProjection if with_projection else CLIPTextModel)(CLIPTextConfig(**arguments))
 
 
-def clip_key_prefix(encoder: CLIPTextModel) -> str:
+def clip_key_prefix(encoder: Any) -> str:
     """What stands before ``encoder.layers...`` in the module's own keys: version 5 dropped ``text_model.``."""
     return "text_model." if hasattr(encoder, "text_model") else ""
 

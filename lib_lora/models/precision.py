@@ -53,13 +53,27 @@ class _Conv2d(torch.autograd.Function):
         return grad_x, None, None, None
 
 
+def _product_dtype(self: nn.Module, device: str) -> torch.dtype:
+    """Of products: autocast's where it is on, which would cast what came in another type once more."""
+    return autocast_dtype(device) or self.compute_dtype
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast casts to on a kind of device, None where it is off."""
+    if hasattr(torch, "get_autocast_dtype"):  # PyTorch 2.4
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == "cpu":
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
 def _linear(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    return _Linear.apply(x.to(self.compute_dtype), self.weight, self.bias)
+    return _Linear.apply(x.to(_product_dtype(self, x.device.type)), self.weight, self.bias)
 
 
 def _conv2d(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     geometry = (self.stride, self.padding, self.dilation, self.groups)
-    return _Conv2d.apply(x.to(self.compute_dtype), self.weight, self.bias, geometry)
+    return _Conv2d.apply(x.to(_product_dtype(self, x.device.type)), self.weight, self.bias, geometry)
 
 
 def _affine(self: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None]:

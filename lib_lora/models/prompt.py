@@ -1,4 +1,4 @@
-"""Text encoder outputs of prompts (with emphasis) and of training captions (with gradients)."""
+"""What the text encoders make of prompts (with emphasis) and of training captions (with gradients)."""
 
 from __future__ import annotations
 
@@ -7,73 +7,100 @@ from typing import Any
 
 import torch
 
+from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.models.compat_transformers import clip_text_body
-from lib_lora.text.chunks import CHUNK_TOKENS, Chunk, chunk_caption, make_chunk
+from lib_lora.models.conditioning import Conditioning
+from lib_lora.models.model import DiffusionModel
+from lib_lora.text.chunks import CHUNK_TOKENS, Chunk, chunk_caption, chunk_prompt, make_chunk
 from lib_lora.text.tokenizer import Tokenizer
 
 
-def encode_chunks(text_encoder: Any, chunks: Sequence[Chunk], clip_skip: int = 1) -> torch.Tensor:
-    """The conditioning of one prompt.
+def encode_prompt(model: DiffusionModel, prompt: str, clip_skip: int = 1) -> Conditioning:
+    """The conditioning of one prompt; each chunk is encoded and emphasised by itself.
 
     Args:
-        text_encoder: transformers' CLIPTextModel.
-        chunks: n of them, from ``text.chunks.chunk_prompt``.
-        clip_skip: 1 takes the last layer, 2 the one before it, and so on.
-
-    Returns:
-        [1, 77 n, d] in the encoder's precision; each chunk is encoded and emphasised by itself.
+        clip_skip: as in ``text_states``.
 
     Raises:
         StudioError: ``clip_skip`` asks for more layers than there are.
     """
-    device = text_encoder_device(text_encoder)
-    ids = torch.tensor([chunk.ids for chunk in chunks], device=device)
-    weights = torch.tensor([chunk.weights for chunk in chunks], device=device)
-    states = emphasise(text_states(text_encoder, ids, clip_skip), weights)
-    return states.reshape(1, -1, states.shape[-1])
+    return _encode(model, [[chunk_prompt(prompt, tokenizer)] for tokenizer in model.tokenizers], clip_skip)
 
 
 def encode_captions(
-    text_encoder: Any,
-    tokenizer: Tokenizer,
-    captions: Sequence[str],
-    clip_skip: int = 1,
-    max_tokens: int = CHUNK_TOKENS,
-) -> torch.Tensor:
-    """The conditioning of a training batch; gradients flow into what is attached to the encoder.
+    model: DiffusionModel, captions: Sequence[str], clip_skip: int = 1, max_tokens: int = CHUNK_TOKENS
+) -> Conditioning:
+    """The conditioning of a training batch; gradients flow into what is attached to the encoders.
 
     Captions are divided as ``text.chunks.chunk_caption`` says; shorter ones get empty chunks, so that all have
     as many as the longest.
 
-    Returns:
-        [B, 77 n, d], n the number of chunks of the longest caption.
-
     Raises:
         StudioError: ``max_tokens`` is no multiple of 75, or ``clip_skip`` is out of range.
     """
-    divided = [chunk_caption(caption, tokenizer, max_tokens) for caption in captions]
-    n_chunks = max(map(len, divided))
-    empty = make_chunk(tokenizer, [])
-    ids = [chunk.ids for chunks in divided for chunk in chunks + [empty] * (n_chunks - len(chunks))]
-    states = text_states(text_encoder, torch.tensor(ids, device=text_encoder_device(text_encoder)), clip_skip)
-    return states.reshape(len(captions), -1, states.shape[-1])
+    divided = [
+        [chunk_caption(caption, tokenizer, max_tokens) for caption in captions] for tokenizer in model.tokenizers
+    ]
+    return _encode(model, divided, clip_skip)
 
 
-def text_states(text_encoder: Any, ids: torch.Tensor, clip_skip: int = 1) -> torch.Tensor:
-    """Ids [N, 77] to states [N, 77, d].
+def _encode(model: DiffusionModel, divided: list[list[list[Chunk]]], clip_skip: int) -> Conditioning:
+    """The chunks of each text for each encoder; the encoders' states stand side by side, as in sgm's conditioner."""
+    n_chunks = max(len(chunks) for texts in divided for chunks in texts)
+    contexts, pooled = [], None
+    for index, (texts, tokenizer) in enumerate(zip(divided, model.tokenizers)):
+        chunks = [chunk for own in texts for chunk in _filled(own, n_chunks, tokenizer)]
+        device = text_encoder_device(model.text_encoders[index])
+        ids = torch.tensor([chunk.ids for chunk in chunks], device=device)
+        weights = torch.tensor([chunk.weights for chunk in chunks], device=device)
+        states, own_pooled = text_states(model, index, ids, clip_skip)
+        contexts.append(emphasise(states, weights).reshape(len(texts), -1, states.shape[-1]))
+        if own_pooled is not None:
+            pooled = own_pooled[::n_chunks]  # of each text the first chunk's, as in the WebUI and sd-scripts
+    return Conditioning(torch.cat(contexts, dim=-1) if len(contexts) > 1 else contexts[0], pooled)
 
-    With ``clip_skip`` k > 1 the output of the k-th last layer through the final layer norm, as the WebUI and
-    sd-scripts have it for SD1.
+
+def _filled(chunks: list[Chunk], n_chunks: int, tokenizer: Tokenizer) -> list[Chunk]:
+    return chunks + [make_chunk(tokenizer, [])] * (n_chunks - len(chunks))
+
+
+def text_states(
+    model: DiffusionModel, index: int, ids: torch.Tensor, clip_skip: int = 1
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Ids [N, 77] to states [N, 77, d] of one encoder and, of SDXL's second, the pooled [N, p].
+
+    SD1: the output of the ``clip_skip``-th last layer, through the final layer norm.
+    SD2: the layer that its configuration names, through the final layer norm.
+    SDXL: the last layer but one of each encoder, without a norm; pooled is the projected state of the text's end
+    after the last layer and the norm.
+
+    Clip skip is SD1's alone, as in the WebUI (sd_hijack_open_clip.py, ``FrozenCLIPEmbedderForSDXLWithCustomWords``),
+    except that ``model.clip_l_skip`` lets SDXL's first encoder give its ``clip_skip``-th last layer.
     """
-    layers = text_encoder.config.num_hidden_layers
+    encoder = model.text_encoders[index]
+    if model.family is Family.SDXL:
+        skip = clip_skip if model.clip_l_skip and index == 0 else 2
+        _check_skip(skip, encoder)
+        outputs = encoder(input_ids=ids, output_hidden_states=True)
+        return outputs.hidden_states[-skip], getattr(outputs, "text_embeds", None)
+    if model.family is Family.SD2 or clip_skip == 1:
+        return encoder(input_ids=ids).last_hidden_state, None
+    _check_skip(clip_skip, encoder)
+    states = encoder(input_ids=ids, output_hidden_states=True).hidden_states[-clip_skip]
+    return clip_text_body(encoder).final_layer_norm(states), None
+
+
+def obeys_clip_skip(model: DiffusionModel) -> bool:
+    """Whether ``clip_skip`` changes anything."""
+    return model.family is Family.SD1 or model.clip_l_skip
+
+
+def _check_skip(clip_skip: int, encoder: Any) -> None:
+    layers = encoder.config.num_hidden_layers
     if not 1 <= clip_skip <= layers:
         allowed = f"a whole number from 1 to {layers}"
         raise StudioError("not allowed", field="clip_skip", came=clip_skip, allowed=allowed)
-    if clip_skip == 1:
-        return text_encoder(input_ids=ids).last_hidden_state
-    states = text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-clip_skip]
-    return clip_text_body(text_encoder).final_layer_norm(states)
 
 
 def emphasise(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -81,7 +108,7 @@ def emphasise(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
         z' = w z;  z'' = z' mean(z) / mean(z')
 
-    The WebUI's emphasis "Original" (``sd_emphasis.py``), which takes the means over one chunk.
+    The WebUI's emphasis "Original" (``sd_emphasis.py``), which takes the means over one chunk of one encoder.
 
     Args:
         states: [N, 77, d], one row per chunk.

@@ -2,7 +2,8 @@
 
 What the WebUI's settings have by default holds here: emphasis "Original", word wrap 20, comments removed, prompt
 and negative prompt not padded to one length, eta 1 for "Euler a" and 0 for DDIM, no quantization, latents and VAE
-without approximation. Its textual inversions, hires fix, refiner and SDXL are not known here.
+without approximation. With an inpainting checkpoint the whole picture is masked. The WebUI's textual inversions,
+hires fix and refiner are not known here.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.base.signals import Control
+from lib_lora.models.conditioning import Conditioning, stack
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.noise import ImageNoise
 from lib_lora.models.odd_sizes import webui_upsampling
-from lib_lora.models.prompt import encode_chunks
+from lib_lora.models.prompt import encode_prompt
 from lib_lora.models.samplers import SAMPLERS, Denoise, Sampler, SigmaTable
-from lib_lora.text.chunks import chunk_prompt
 from lib_lora.text.editing import editing_schedule, split_composition, strip_comments
 from lib_lora.text.extra_networks import has_tags
 
 LATENT_PX = 8
 OnStep = Callable[[int, int], None]
-# (x [n, C, h, w], level [n], context [n, tokens, d]) -> x0 or noise like x
-Evaluate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# (x [n, C, h, w], level [n], the conditioning of n texts) -> x0 or noise like x
+Evaluate = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,12 @@ def generate_latents(
     sampler, table = SAMPLERS.get(settings.sampler), SigmaTable(model.alphas_cumprod)
     levels = sampler.levels(table, settings.steps, settings.schedule)
     guided = _Guided(
-        _evaluate(model, table, sampler),
+        _evaluate(model, table, sampler, settings),
         _positive(model, prompt, settings),
         _negative(model, negative_prompt, settings),
         settings.cfg_scale,
     )
-    shape = (model.unet.config.in_channels, settings.height // LATENT_PX, settings.width // LATENT_PX)
+    shape = (model.latent_channels, settings.height // LATENT_PX, settings.width // LATENT_PX)
     noise = ImageNoise(shape, seeds, settings.randn_source, model.device)
     total = len(levels) - 1
 
@@ -162,12 +164,6 @@ def _check(model: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int]) 
             raise StudioError("not allowed", field="seed", came=seed, allowed="a whole number from 0 to 2^63 - 1")
     if has_tags(prompts[0]):
         raise StudioError("tags must be taken out of the prompt first", field="prompt", came=prompts[0])
-    if len(model.text_encoders) != 1 or model.unet.config.in_channels != model.vae.config.latent_channels:
-        raise StudioError(
-            "pictures of this kind of checkpoint cannot be made here",
-            file=model.path or model.name,
-            allowed="SD1 and SD2 checkpoints that are not for inpainting",
-        )
 
 
 def _check_finite(tensor: torch.Tensor, part: str, model: DiffusionModel) -> None:
@@ -195,26 +191,31 @@ def _solve(
     return sampler.solve(denoise, x, levels, noise_sampler=noise.next, callback=after_step, **schedule)
 
 
-def _evaluate(model: DiffusionModel, table: SigmaTable, sampler: Sampler) -> Evaluate:
+def _evaluate(model: DiffusionModel, table: SigmaTable, sampler: Sampler, settings: PictureSettings) -> Evaluate:
     """The UNet as a predictor of what the sampler wants."""
     is_v = model.prediction_type == "v_prediction"
+    height, width = settings.height, settings.width
+    # Nothing is cut off, and the picture is as large as it is wanted (modules/sd_models_xl.py).
+    sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=model.device)
+    masked = _all_masked(model, settings) if model.inpainting else None
 
-    def predict(x: torch.Tensor, timestep: float, context: torch.Tensor) -> torch.Tensor:
-        timesteps = torch.full((x.shape[0],), timestep, dtype=torch.float32, device=x.device)
+    def predict(x: torch.Tensor, timestep: float, conditioning: Conditioning) -> torch.Tensor:
+        n = len(x)
+        timesteps = torch.full((n,), timestep, dtype=torch.float32, device=x.device)
         if model.compute_dtype == torch.float16:  # the WebUI rounds timesteps to the UNet's precision
             timesteps = timesteps.half().float()
-        context = context.to(x.device, model.compute_dtype)
-        noisy = x.to(model.compute_dtype)
-        return model.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0].float()
+        conditioning = conditioning.to(x.device, model.compute_dtype)
+        beside = None if masked is None else masked.expand(n, -1, -1, -1)
+        return model.predict(x.to(model.compute_dtype), timesteps, conditioning, sizes.expand(n, -1), beside).float()
 
-    def x0(x: torch.Tensor, sigmas: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def x0(x: torch.Tensor, sigmas: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         sigma = sigmas[0].item()
         scale = (sigma**2 + 1) ** -0.5
-        prediction = predict(x * scale, table.timestep_of(sigma), context)
+        prediction = predict(x * scale, table.timestep_of(sigma), conditioning)
         return x * scale**2 - prediction * (sigma * scale) if is_v else x - prediction * sigma
 
-    def noise(x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        prediction = predict(x, timesteps[0].item(), context)
+    def noise(x: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        prediction = predict(x, timesteps[0].item(), conditioning)
         if not is_v:
             return prediction
         alpha = table.alphas_cumprod[int(timesteps[0])].item()
@@ -223,18 +224,34 @@ def _evaluate(model: DiffusionModel, table: SigmaTable, sampler: Sampler) -> Eva
     return noise if sampler.on_timesteps else x0
 
 
+def _all_masked(model: DiffusionModel, settings: PictureSettings) -> torch.Tensor:
+    """[1, 1 + C, h, w] for an inpainting UNet: everything is masked, and of the picture mid-grey is left.
+
+    Source: A1111 v1.10.1, modules/processing.py, ``txt2img_image_conditioning``. It draws the latents from the VAE's
+    posterior, another time others; here it is the posterior's mean.
+    """
+    grey = torch.zeros(1, 3, settings.height, settings.width, device=model.device, dtype=model.compute_dtype)
+    latents = model.vae.encode(grey).latent_dist.mode().float() * model.vae.config.scaling_factor
+    return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
+
+
 class _Scheduled:
-    """Conditionings [1, tokens, d] that follow one another (prompt editing)."""
+    """The conditionings of one text that follow one another (prompt editing)."""
 
-    def __init__(self, model: DiffusionModel, text: str, settings: PictureSettings) -> None:
-        self.entries = []
-        for last_step, version in editing_schedule(text, settings.steps):
-            chunks = chunk_prompt(version, model.tokenizers[0])
-            self.entries.append((last_step, encode_chunks(model.text_encoders[0], chunks, settings.clip_skip)))
+    def __init__(
+        self, model: DiffusionModel, text: str, settings: PictureSettings, *, is_negative: bool = False
+    ) -> None:
+        versions = editing_schedule(text, settings.steps)
+        self.entries = [
+            (last_step, encode_prompt(model, version, settings.clip_skip)) for last_step, version in versions
+        ]
+        # SDXL takes zeros for an empty negative prompt (modules/sd_models_xl.py, force_zero_negative_prompt).
+        if is_negative and model.family is Family.SDXL and all(version == "" for _, version in versions):
+            self.entries = [(last_step, conditioning.zeros()) for last_step, conditioning in self.entries]
 
-    def at(self, step: int) -> torch.Tensor:
+    def at(self, step: int) -> Conditioning:
         """The one for the ``step``-th evaluation, counted from 0, as the WebUI counts; the first one past the last."""
-        return next((states for last_step, states in self.entries if step <= last_step), self.entries[0][1])
+        return next((entry for last_step, entry in self.entries if step <= last_step), self.entries[0][1])
 
 
 def _positive(model: DiffusionModel, prompt: str, settings: PictureSettings) -> list[tuple[_Scheduled, float]]:
@@ -243,7 +260,7 @@ def _positive(model: DiffusionModel, prompt: str, settings: PictureSettings) -> 
 
 
 def _negative(model: DiffusionModel, prompt: str, settings: PictureSettings) -> _Scheduled:
-    return _Scheduled(model, strip_comments(prompt), settings)
+    return _Scheduled(model, strip_comments(prompt), settings, is_negative=True)
 
 
 class _Guided:
@@ -261,28 +278,32 @@ class _Guided:
         self.step = 0
 
     def __call__(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        contexts = _same_length([part.at(self.step) for part, _ in self.positive])
+        texts = _same_length([part.at(self.step) for part, _ in self.positive])
         negative = self.negative.at(self.step)
         self.step += 1
         if self.factors == [1.0]:
-            return self._run(x, level, contexts)[0]
-        if negative.shape[1] == contexts[0].shape[1]:
-            *outs, out_negative = self._run(x, level, [*contexts, negative])
+            return self._run(x, level, texts)[0]
+        if negative.context.shape[1] == texts[0].context.shape[1]:
+            *outs, out_negative = self._run(x, level, [*texts, negative])
         else:
-            outs, (out_negative,) = self._run(x, level, contexts), self._run(x, level, [negative])
+            outs, (out_negative,) = self._run(x, level, texts), self._run(x, level, [negative])
         guided = out_negative
         for out, factor in zip(outs, self.factors):
             guided = guided + (out - out_negative) * factor
         return guided
 
-    def _run(self, x: torch.Tensor, level: torch.Tensor, contexts: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One output like ``x`` for each context."""
-        n, batch = len(contexts), len(x)
-        context = torch.cat([states.expand(batch, -1, -1) for states in contexts])
-        return list(self.evaluate(x.repeat(n, 1, 1, 1), level.repeat(n), context).split(batch))
+    def _run(self, x: torch.Tensor, level: torch.Tensor, texts: list[Conditioning]) -> list[torch.Tensor]:
+        """One output like ``x`` for each text."""
+        n, batch = len(texts), len(x)
+        conditioning = stack([text.expand(batch) for text in texts])
+        return list(self.evaluate(x.repeat(n, 1, 1, 1), level.repeat(n), conditioning).split(batch))
 
 
-def _same_length(contexts: list[torch.Tensor]) -> list[torch.Tensor]:
+def _same_length(texts: list[Conditioning]) -> list[Conditioning]:
     """Prompts joined by AND, the shorter ones filled up with their last state (the WebUI's ``stack_conds``)."""
-    longest = max(states.shape[1] for states in contexts)
-    return [torch.cat([states, states[:, -1:].expand(-1, longest - states.shape[1], -1)], dim=1) for states in contexts]
+    longest = max(text.context.shape[1] for text in texts)
+    return [Conditioning(_fill_up(text.context, longest), text.pooled) for text in texts]
+
+
+def _fill_up(states: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.cat([states, states[:, -1:].expand(-1, length - states.shape[1], -1)], dim=1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from lib_lora.models.conditioning import Conditioning
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.data import Batch, encode
+from lib_lora.training.inpainting import masked_inputs
 from lib_lora.training.objectives import (
     LossTerms,
     NoiseOptions,
@@ -26,9 +28,12 @@ class Denoising:
         self.schedule = NoiseSchedule(model.alphas_cumprod, model.prediction_type)
 
     def __call__(self, model: DiffusionModel, batch: Batch, rng: StepRandom) -> LossTerms:
-        context = batch.context
-        if context is None:
-            context = encode(model, batch.captions, self.config)
+        latents = batch.latents.to(model.compute_dtype)
+        conditioning = batch.conditioning
+        if conditioning is None:
+            conditioning = encode(model, batch.captions, self.config)
+        conditioning = conditioning.to(latents.device, latents.dtype)
+        masked = masked_inputs(model, batch, rng) if model.inpainting else None
         draws = sample_draws(
             batch.latents.shape[1:],
             rng.seed,
@@ -40,7 +45,6 @@ class Denoising:
         )
 
         def predict(noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-            return model.unet(noisy, timesteps, encoder_hidden_states=context, return_dict=False)[0]
+            return model.predict(noisy, timesteps, Conditioning(context, conditioning.pooled), batch.sizes, masked)
 
-        latents = batch.latents.to(model.compute_dtype)
-        return denoising_loss(predict, latents, context.to(latents), batch.weights, draws, self.schedule, self.options)
+        return denoising_loss(predict, latents, conditioning.context, batch.weights, draws, self.schedule, self.options)

@@ -27,11 +27,17 @@ STRENGTHS = (1.0, 0.5)
 PROMPT = "zorb, red dog"
 LATENTS = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(8))
 TIMESTEP = 421
+SIZE_PX = (128, 192)  # height and width, of which SDXL is told
+
+
+@pytest.fixture(scope="module", params=["SD1", "SD2", "SDXL"])
+def checkpoint(request, webui_families) -> Path:
+    return webui_families(request.param)
 
 
 @pytest.fixture(scope="module")
-def model(webui_checkpoint):
-    return load_model(webui_checkpoint)
+def model(checkpoint):
+    return load_model(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +55,13 @@ def networks(model) -> dict[str, Network]:
 
 
 @pytest.fixture(scope="module")
-def theirs(webui_checkpoint, networks, run_in_webui, tmp_path_factory) -> dict:
+def theirs(checkpoint, networks, run_in_webui, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("lora")
     (folder / "data" / "Lora").mkdir(parents=True)
     for name, network in networks.items():
         save_network(folder / "data" / "Lora" / f"{name}.safetensors", network, "float", {})
     train = {
-        "pretrained_model_name_or_path": str(webui_checkpoint),
+        "pretrained_model_name_or_path": str(checkpoint),
         "train_data_dir": str(make_pictures(folder)),
         "output_dir": str(folder / "data" / "Lora"),
         "output_name": "trained_live",
@@ -73,11 +79,12 @@ def theirs(webui_checkpoint, networks, run_in_webui, tmp_path_factory) -> dict:
         "prompt": PROMPT,
         "latents": LATENTS.tolist(),
         "timestep": TIMESTEP,
+        "size_px": SIZE_PX,
         "train": train,
         "project": str(Path(__file__).parents[2]),
     }
     (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    run_in_webui("webui_lora_driver.py", webui_checkpoint, folder / "task.json", folder / "out.json", folder / "data")
+    run_in_webui("webui_lora_driver.py", checkpoint, folder / "task.json", folder / "out.json", folder / "data")
     return json.loads((folder / "out.json").read_text(encoding="utf-8"))
 
 
@@ -98,8 +105,9 @@ def ours(model, network: Network | None, strength: float) -> torch.Tensor:
         network.multiplier = strength
     try:
         with torch.no_grad():
-            context = encode_captions(model.text_encoders[0], model.tokenizers[0], [PROMPT], clip_skip=1, max_tokens=75)
-            return model.unet(LATENTS, torch.tensor([TIMESTEP]), encoder_hidden_states=context).sample
+            conditioning = encode_captions(model, [PROMPT])
+            sizes = torch.tensor([[*SIZE_PX, 0, 0, *SIZE_PX]], dtype=torch.float32)
+            return model.predict(LATENTS, torch.tensor([TIMESTEP]), conditioning, sizes)
     finally:
         if network is not None:
             network.detach_from_model()
@@ -137,14 +145,19 @@ def test_training_on_the_live_model_shares_every_tensor_and_leaves_no_trace(thei
     assert live["picture_equal"] and live["lora_works_again"] and live["new_lora_changes_picture"]
 
 
-def test_training_on_the_live_model_gives_the_losses_of_training_on_the_file(theirs, webui_checkpoint, tmp_path):
+def test_the_hosts_settings_are_read(theirs, model):
+    assert theirs["live"]["options"] == {"clip_skip": 2}
+    assert theirs["live"]["prediction"] == [model.prediction_type, "the WebUI", False]
+
+
+def test_training_on_the_live_model_gives_the_losses_of_training_on_the_file(theirs, checkpoint, tmp_path):
     from lib_lora.base.events import StepDone
     from lib_lora.base.options import from_mapping
     from lib_lora.training.config import TrainConfig
     from lib_lora.training.run import Run
 
     options = {
-        "pretrained_model_name_or_path": webui_checkpoint,
+        "pretrained_model_name_or_path": checkpoint,
         "train_data_dir": make_pictures(tmp_path),
         "output_dir": tmp_path / "Lora",
         "output_name": "trained",

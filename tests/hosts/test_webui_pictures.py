@@ -47,15 +47,31 @@ CASES = {
     "odd characters": {**PLAIN, "prompt": "\u201cred\u201d \uff43\uff41\uff54 &amp; caf\u00e9 \U0001f642"},
 }
 
+# What differs between the families: the prompt's way to the UNet, the prediction type, the masked picture.
+FAMILY_CASES = {
+    "emphasis": {**PLAIN, "negative_prompt": "a (green:0.8) star BREAK dog"},
+    "DDIM": {**PLAIN, "sampler_name": "DDIM", "negative_prompt": ""},
+    "long, uneven size": {**PLAIN, "prompt": LONG, "sampler_name": "DPM++ 2M Karras", "width": 192, "height": 72},
+    "clip skip 2": {**PLAIN, "sampler_name": "Euler", "options": {"CLIP_stop_at_last_layers": 2}},
+    "clip skip 1": {**PLAIN, "sampler_name": "Euler"},
+    "AND": {**PLAIN, "prompt": "a cat AND a star BREAK dog :0.6"},
+    "zero terminal SNR": {**PLAIN, "sampler_name": "Euler", "options": {"sd_noise_schedule": "Zero Terminal SNR"}},
+    "SDXL's first encoder skips": {**PLAIN, "options": {"CLIP_stop_at_last_layers": 3, "sdxl_clip_l_skip": True}},
+}
+INPAINTING_CASES = {name: FAMILY_CASES[name] for name in ("DDIM", "long, uneven size", "clip skip 1", "clip skip 2")}
+FAMILIES = ("SD2", "SDXL", "SD1 inpainting", "SD2 inpainting", "SDXL inpainting")
+
 
 @pytest.fixture(scope="module")
 def theirs(webui_checkpoint, run_in_webui, tmp_path_factory) -> dict[str, np.ndarray]:
-    folder = tmp_path_factory.mktemp("driver")
-    cases, out = folder / "cases.json", folder / "out.npz"
-    cases.write_text(json.dumps(list(CASES.values())), encoding="utf-8")
-    run_in_webui("webui_driver.py", webui_checkpoint, cases, out, folder / "data")
-    with np.load(out) as pictures:
-        return {name: pictures[str(index)] for index, name in enumerate(CASES)}
+    return pictures(webui_checkpoint, CASES, run_in_webui, tmp_path_factory.mktemp("driver"))
+
+
+def pictures(checkpoint, cases, run_in_webui, folder) -> dict[str, np.ndarray]:
+    (folder / "cases.json").write_text(json.dumps(list(cases.values())), encoding="utf-8")
+    run_in_webui("webui_driver.py", checkpoint, folder / "cases.json", folder / "out.npz", folder / "data")
+    with np.load(folder / "out.npz") as made:
+        return {name: made[str(index)] for index, name in enumerate(cases)}
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +79,11 @@ def model(webui_checkpoint):
     return load_model(webui_checkpoint)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_picture_is_the_webuis(name, theirs, model):
-    case = CASES[name]
+def ours(model, case) -> np.ndarray:
     options = case.get("options", {})
-    ours = generate(
+    model.zero_terminal_snr = options.get("sd_noise_schedule") == "Zero Terminal SNR"
+    model.clip_l_skip = options.get("sdxl_clip_l_skip", False)
+    return generate(
         model,
         case["prompt"],
         case["negative_prompt"],
@@ -80,10 +96,18 @@ def test_the_picture_is_the_webuis(name, theirs, model):
         clip_skip=options.get("CLIP_stop_at_last_layers", 1),
         randn_source=options.get("randn_source", "CPU"),
     )
-    difference = np.abs(ours.astype(int) - theirs[name].astype(int))
+
+
+def compare(name, model, case, expected):
+    difference = np.abs(ours(model, case).astype(int) - expected.astype(int))
     print(f"{name}: at most {difference.max()}, on average {difference.mean():.4f} grey levels")
-    assert theirs[name].std() > 5, "a flat picture would prove nothing"
+    assert expected.std() > 5, "a flat picture would prove nothing"
     assert difference.max() <= GREY_LEVELS
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_picture_is_the_webuis(name, theirs, model):
+    compare(name, model, CASES[name], theirs[name])
 
 
 def test_the_cases_differ_from_each_other(theirs):
@@ -91,3 +115,14 @@ def test_the_cases_differ_from_each_other(theirs):
     for index, first in enumerate(pictures):
         for second in pictures[index + 1 :]:
             assert np.abs(first.astype(int) - second).max() > GREY_LEVELS
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_of_the_other_families_are_the_webuis(family, webui_families, run_in_webui, tmp_path):
+    checkpoint = webui_families(family)
+    cases = INPAINTING_CASES if family.endswith("inpainting") else FAMILY_CASES
+    theirs, model = pictures(checkpoint, cases, run_in_webui, tmp_path), load_model(checkpoint)
+    for name, case in cases.items():
+        compare(f"{family}, {name}", model, case, theirs[name])
+    skips_alike = np.array_equal(theirs["clip skip 2"], theirs["clip skip 1"])
+    assert skips_alike == (not family.startswith("SD1")), "clip skip is SD1's alone"

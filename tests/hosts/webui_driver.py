@@ -54,6 +54,7 @@ def start(webui: Path, checkpoint: Path, data: Path) -> None:
     from modules import initialize
 
     initialize.imports()
+    _teach_open_clip(checkpoint)
     initialize.initialize()
     from modules import script_callbacks, sd_models, sd_unet, shared
 
@@ -67,13 +68,33 @@ def start(webui: Path, checkpoint: Path, data: Path) -> None:
     sd_unet.apply_unet()
 
 
+def _teach_open_clip(checkpoint: Path) -> None:
+    """Make the text encoder of a tiny checkpoint known to open_clip under the name that its yaml gives."""
+    config = checkpoint.with_suffix(".open_clip.json")
+    if config.is_file():
+        import open_clip
+        import yaml
+
+        params = yaml.safe_load(checkpoint.with_suffix(".yaml").read_text(encoding="utf-8"))["model"]["params"]
+        embedders = params.get("conditioner_config", {}).get("params", {}).get("emb_models", [])
+        encoders = [params["cond_stage_config"]] if "cond_stage_config" in params else embedders
+        (name,) = (entry["params"]["arch"] for entry in encoders if "arch" in entry["params"])
+        open_clip.factory._MODEL_CONFIGS[name] = json.loads(config.read_text(encoding="utf-8"))
+
+
 def picture(case: dict):
     """The PIL picture of one case."""
     from modules import processing, shared
 
     case = dict(case)
     # Each named every time: the WebUI does not take back the override of a setting that was at its default.
-    settings = {"randn_source": "CPU", "CLIP_stop_at_last_layers": 1, **case.pop("options", {})}
+    settings = {
+        "randn_source": "CPU",
+        "CLIP_stop_at_last_layers": 1,
+        "sd_noise_schedule": "Default",
+        "sdxl_clip_l_skip": False,
+        **case.pop("options", {}),
+    }
     request = processing.StableDiffusionProcessingTxt2Img(
         sd_model=shared.sd_model, do_not_save_samples=True, do_not_save_grid=True, override_settings=settings, **case
     )

@@ -3,7 +3,8 @@
     python webui_lora_driver.py WEBUI_FOLDER CHECKPOINT TASK.json OUT.json DATA_FOLDER
 
 TASK.json: {"loras": [names in DATA_FOLDER/Lora], "strengths": [...], "prompt": "...", "latents": nested list
-[1,4,h,w], "timestep": t, "train": options of a TrainConfig, "project": the repository's folder}.
+[1,4,h,w], "timestep": t, "size_px": [height, width], "train": options of a TrainConfig, "project": the repository's
+folder}.
 """
 
 from __future__ import annotations
@@ -51,10 +52,17 @@ def predict(task: dict, name: str | None, strength: float) -> list:
     from modules import devices, prompt_parser, shared
 
     networks.load_networks(*(([name], [strength], [strength], [None]) if name else ([], [], [], [])))
+    height, width = task["size_px"]
+    text = prompt_parser.SdConditioning([task["prompt"]], width=width, height=height)
     with torch.no_grad(), devices.autocast():
-        conditioning = prompt_parser.get_learned_conditioning(shared.sd_model, [task["prompt"]], 20)[0][0].cond
+        conditioning = prompt_parser.get_learned_conditioning(shared.sd_model, text, 20)[0][0].cond
+        if not isinstance(conditioning, dict):
+            conditioning = {"crossattn": conditioning}
         prediction = shared.sd_model.model.diffusion_model(
-            torch.tensor(task["latents"]), torch.tensor([task["timestep"]]), context=conditioning[None]
+            torch.tensor(task["latents"]),
+            torch.tensor([task["timestep"]]),
+            context=conditioning["crossattn"][None],
+            y=conditioning["vector"][None] if "vector" in conditioning else None,
         )
     return prediction.float().tolist()
 
@@ -67,7 +75,7 @@ def train_live(task: dict) -> dict:
 
     from lib_lora.base.events import StepDone
     from lib_lora.base.options import from_mapping
-    from lib_lora.hosts.webui.bridge import borrowed_model
+    from lib_lora.hosts.webui.bridge import borrowed_model, host_options
     from lib_lora.training.config import TrainConfig
     from lib_lora.training.run import Run
 
@@ -85,6 +93,9 @@ def train_live(task: dict) -> dict:
     weights = {key: tensor.clone() for key, tensor in shared.sd_model.state_dict().items()}
     flags = {name: parameter.requires_grad for name, parameter in shared.sd_model.named_parameters()}
     changed = np.asarray(picture(with_lora))  # leaves the LoRA in the weights
+    shared.opts.data["CLIP_stop_at_last_layers"] = 2
+    options = host_options()
+    shared.opts.data["CLIP_stop_at_last_layers"] = 1
     with borrowed_model() as model:
         live = {tensor.untyped_storage().data_ptr() for tensor in shared.sd_model.state_dict().values()}
         ours = [parameter for module in model.modules() for parameter in module.parameters()]
@@ -95,6 +106,8 @@ def train_live(task: dict) -> dict:
     weights_equal = all(torch.equal(tensor, after[key]) for key, tensor in weights.items())
     new = picture({**case, "prompt": f"{task['prompt']} <lora:{task['train']['output_name']}:1>"})
     return {
+        "options": options,
+        "prediction": [model.prediction_type, model.prediction_source, model.zero_terminal_snr],
         "losses": losses,
         "parameters": len(ours),
         "shared": shared_parameters,

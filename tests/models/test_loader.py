@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from lib_lora.arch.ldm import text_keys
 from lib_lora.base.errors import StudioError
-from lib_lora.models.config_yaml import ModelYaml
-from lib_lora.models.loader import build_model, load_model, open_tensors
-from tiny import checkpoint_tensors, write_checkpoint
+from lib_lora.models.checkpoint_file import open_checkpoint
+from lib_lora.models.config_yaml import ModelYaml, yaml_beside
+from lib_lora.models.loader import build_model, load_model
+from lib_lora.models.prompt import encode_captions
+from tiny import SDXL, SHAPES, checkpoint_tensors, write_checkpoint
 
 
 def predict(model, dtype=torch.float32):
@@ -25,13 +30,65 @@ def addresses(tensors):
 
 
 def test_every_parameter_is_a_view_of_the_given_tensors(tiny_checkpoint):
-    tensors = open_tensors(tiny_checkpoint)
+    tensors = open_checkpoint(tiny_checkpoint).tensors
     model = build_model(
-        tensors, ModelYaml(heads=2, clip_folder=tiny_checkpoint.parent / "clip"), name="tiny", file=tiny_checkpoint
+        tensors, ModelYaml(heads=2, text_folders=(tiny_checkpoint.parent / "clip",)), name="tiny", file=tiny_checkpoint
     )
     given = [t for key, t in tensors.items() if not key.endswith("position_ids")]
     ours = [p for module in model.modules() for p in module.parameters()]
     assert addresses(ours) == addresses(given)
+
+
+# What no module takes: SD2's last layer and projection are never used.
+UNUSED = re.compile(r"position_ids|logit_scale|cond_stage_model\.model\.(text_projection|transformer\.resblocks\.3\.)")
+
+
+@pytest.mark.parametrize("name", ["SD2", "SDXL", "SDXL inpainting"])
+def test_every_parameter_of_the_other_families_shares_its_storage_with_the_file(tiny_checkpoints, name):
+    path = tiny_checkpoints[name]
+    tensors = checkpoint_tensors(shape=SHAPES[name.split()[0]])
+    model = build_model(tensors, yaml_beside(path), name=name, file=path)
+    # An address and a size each; open_clip's fused projections are three parameters of ours, one after the other.
+    given = {t.data_ptr(): t for key, t in tensors.items() if not UNUSED.search(key)}
+    starts = {t.untyped_storage().data_ptr() for t in given.values()}
+    ours = [p for module in model.modules() for p in module.parameters()]
+    assert {p.untyped_storage().data_ptr() for p in ours} == starts
+    assert sum(p.numel() for p in ours) == sum(t.numel() for t in given.values())
+    assert not any(p.requires_grad for p in ours)
+
+
+@pytest.mark.parametrize("name", ["SD1", "SD2", "SDXL", "SD1 inpainting", "SD2 inpainting", "SDXL inpainting"])
+def test_families_are_known_by_their_names_and_shapes(tiny_checkpoints, name):
+    family, *inpainting = name.split()
+    model = load_model(tiny_checkpoints[name])
+    assert model.family.value == family and model.inpainting == bool(inpainting)
+    assert len(model.text_encoders) == len(model.tokenizers) == (2 if family == "SDXL" else 1)
+    assert model.vae.config.scaling_factor == (0.13025 if family == "SDXL" else 0.18215)
+    assert model.prediction_type == ("v_prediction" if family == "SD2" else "epsilon")
+
+
+def test_sdxls_second_encoder_in_transformers_names_is_the_same(tiny_checkpoints, tmp_path):
+    source = tiny_checkpoints["SDXL"]
+    prefix = "conditioner.embedders.1."
+    tensors = {}
+    for key, tensor in load_file(source).items():
+        if not key.startswith(f"{prefix}model."):
+            tensors[key] = tensor
+            continue
+        if "logit_scale" in key:
+            continue
+        names = text_keys(key[len(prefix) :])
+        parts = tensor.chunk(3) if len(names) == 3 else [tensor.t() if key.endswith("text_projection") else tensor]
+        tensors |= {f"{prefix}transformer.{name}": part.contiguous() for name, part in zip(names, parts)}
+    save_file(tensors, str(tmp_path / "renamed.safetensors"))
+    shutil.copy(source.with_suffix(".yaml"), tmp_path / "renamed.yaml")
+    for folder in ("clip", "open_clip"):
+        shutil.copytree(source.parent / folder, tmp_path / folder)
+    first, second = (
+        encode_captions(load_model(path), ["red cat"]) for path in (source, tmp_path / "renamed.safetensors")
+    )
+    assert torch.allclose(first.context, second.context, atol=1e-6)
+    assert torch.allclose(first.pooled, second.pooled, atol=1e-6)
 
 
 def test_live_module_tensors_are_shared_and_stay_as_they_are(tiny_checkpoint):
@@ -41,7 +98,7 @@ def test_live_module_tensors_are_shared_and_stay_as_they_are(tiny_checkpoint):
     before = {key: p.detach().clone() for key, p in live.items()}
     tensors = {key.replace("/", "."): p for key, p in live.items()}
     model = build_model(
-        tensors, ModelYaml(heads=2, clip_folder=tiny_checkpoint.parent / "clip"), name="live", file="live"
+        tensors, ModelYaml(heads=2, text_folders=(tiny_checkpoint.parent / "clip",)), name="live", file="live"
     )
     conv_in = live["model/diffusion_model/input_blocks/0/0/weight"]
     assert model.unet.conv_in.weight.untyped_storage().data_ptr() == conv_in.untyped_storage().data_ptr()
@@ -116,6 +173,22 @@ def broken(tmp_path, kind):
         path.write_bytes(path.read_bytes()[:-1000])
     elif kind == "web page":
         path.write_text("<!DOCTYPE html><html>404</html>")
+    elif kind == "access denied":
+        path.write_text("Access denied. Please sign in to download this model.")
+    elif kind == "picture":
+        Image.new("RGB", (8, 8)).save(path, format="PNG")
+    elif kind == "unfinished download":
+        path.write_bytes(bytes(10_000))
+    elif kind == "truncated ckpt":
+        torch.save(checkpoint_tensors(), path)
+        path.write_bytes(path.read_bytes()[:-10_000])
+    elif kind == "truncated old ckpt":
+        torch.save(checkpoint_tensors(), path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif kind == "hypernetwork":
+        torch.save({"step": 5, 768: [{"linear.0.weight": torch.ones(2)}]}, path)
+    elif kind == "pickle":
+        torch.save({"just": "words"}, path)
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "lora":
@@ -124,9 +197,12 @@ def broken(tmp_path, kind):
         tensors = load_file(path)
         del tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"]
         save_file(tensors, str(path))
-    elif kind == "sdxl":
-        tensors = load_file(path) | {"conditioner.embedders.0.transformer.text_model.x": torch.zeros(1)}
+    elif kind == "refiner":
+        tensors = load_file(path) | {"conditioner.embedders.0.model.ln_final.weight": torch.zeros(1)}
         save_file(tensors, str(path))
+    elif kind == "half an sdxl":
+        path = write_checkpoint(tmp_path, shape=SDXL)
+        save_file({key: t for key, t in load_file(path).items() if "embedders.1." not in key}, str(path))
     elif kind == "yaml":
         path.with_suffix(".yaml").write_text("just: words")
     elif kind == "clip":
@@ -142,9 +218,17 @@ def broken(tmp_path, kind):
         ("truncated", "truncated|incomplete|cut"),
         ("web page", "web page"),
         ("empty", "empty|truncated|too short"),
+        ("access denied", "text saved under this name.*Access denied"),
+        ("picture", "a picture"),
+        ("unfinished download", "unfinished download"),
+        ("truncated ckpt", "truncated"),
+        ("truncated old ckpt", "truncated"),
+        ("hypernetwork", "a hypernetwork"),
+        ("pickle", "holds no tensors"),
         ("lora", "a LoRA"),
         ("incomplete", "missing"),
-        ("sdxl", "SDXL"),
+        ("refiner", "the refiner of SDXL"),
+        ("half an sdxl", "text encoder 2 is incomplete"),
         ("yaml", "configuration"),
         ("clip", "folder"),
         ("missing", "no such file"),

@@ -10,10 +10,9 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.signals import Control
 from lib_lora.models.loader import load_model
 from lib_lora.models.odd_sizes import webui_upsampling
-from lib_lora.models.prompt import encode_chunks
+from lib_lora.models.prompt import encode_prompt
 from lib_lora.models.samplers import SAMPLERS
 from lib_lora.models.sampling import PictureSettings, decode, generate, generate_latents, generate_many
-from lib_lora.text.chunks import chunk_prompt
 
 SMALL = {"steps": 3, "width": 64, "height": 64, "cfg_scale": 2.0}
 
@@ -29,7 +28,7 @@ def latents(model, prompt="red cat", negative="blue", seed=1, **settings):
 
 
 def context(model, prompt):
-    return encode_chunks(model.text_encoders[0], chunk_prompt(prompt, model.tokenizers[0]))
+    return encode_prompt(model, prompt).context
 
 
 def close(a, b):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_lora.base.errors import StudioError
-from lib_lora.base.events import Event, Progress, SampleReady
+from lib_lora.base.events import Event, Note, Progress, SampleReady
 from lib_lora.base.options import REQUIRED, option
 from lib_lora.base.protocols import PictureRequest
 from lib_lora.base.signals import Control
@@ -17,8 +17,12 @@ from lib_lora.base.signals import Control
 class SampleConfig:
     """The options of ``sample``."""
 
-    pretrained_model_name_or_path: Path = option(REQUIRED, "checkpoint (.safetensors)")
-    vae: Path | None = option(None, "VAE file that replaces the checkpoint's own")
+    pretrained_model_name_or_path: Path = option(
+        REQUIRED, "checkpoint: .safetensors, .ckpt, .pt, or a folder in diffusers' layout"
+    )
+    vae: Path | None = option(
+        None, "VAE that replaces the checkpoint's own: .safetensors, .ckpt, .pt, .bin, or diffusers' folder"
+    )
     prompt: str = option(REQUIRED, "what to draw; <lora:name:1> takes a LoRA from lora_dir")
     negative_prompt: str = option("", "what not to draw")
     lora_dir: Path = option(Path("models/Lora"), "folder of LoRAs")
@@ -30,7 +34,21 @@ class SampleConfig:
     cfg_scale: float = option(7.0, "how closely the prompt is followed", minimum=0)
     width: int = option(512, "width", unit="px", minimum=64)
     height: int = option(512, "height", unit="px", minimum=64)
-    clip_skip: int = option(1, "text encoder layer to take, counted from the end", minimum=1, maximum=12)
+    clip_skip: int = option(
+        1, "text encoder layer to take, counted from the end (SD1; the others have theirs)", minimum=1, maximum=12
+    )
+    prediction_type: str = option(
+        "auto",
+        "what the UNet predicts; auto finds out",
+        choices=("auto", "epsilon", "v_prediction"),
+        level="advanced",
+    )
+    zero_terminal_snr: str = option(
+        "auto",
+        "noise schedule that ends in noise alone; auto finds out",
+        choices=("auto", "on", "off"),
+        level="advanced",
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", level="advanced")
 
 
@@ -45,6 +63,7 @@ def sample(config: SampleConfig, control: Control, tell: Callable[[Event], None]
     from lib_lora.hosts.standalone.generator import StandaloneGenerator
     from lib_lora.models.device import choose_device
     from lib_lora.models.loader import load_model
+    from lib_lora.models.prediction import describe_prediction, override_prediction
     from lib_lora.models.sampling import SAMPLERS
 
     SAMPLERS.get(config.sampler)
@@ -54,7 +73,9 @@ def sample(config: SampleConfig, control: Control, tell: Callable[[Event], None]
     check_writable(config.output_dir, field="output_dir")
     tell(Progress("checkpoint", 0, 1))
     model = load_model(config.pretrained_model_name_or_path, vae_path=config.vae, device=choose_device(config.device))
+    override_prediction(model, config.prediction_type, config.zero_terminal_snr)
     tell(Progress("checkpoint", 1, 1))
+    tell(Note(*describe_prediction(model)))
     generator = StandaloneGenerator(model, config.lora_dir)
     done, total = 0, config.images * config.steps
 

@@ -6,6 +6,7 @@ Written against AUTOMATIC1111 v1.10.1 (commit 82a973c0).
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 
 import torch
 
+from lib_lora.arch.prediction import EPSILON, V_PREDICTION, Prediction
 from lib_lora.base.errors import StudioError
 from lib_lora.models.config_yaml import read_model_yaml
-from lib_lora.models.loader import PREDICTION_TYPES, build_model
+from lib_lora.models.loader import build_model
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.precision import cast_on_use
+from lib_lora.models.prediction import settle_prediction
 from lib_lora.text.tokenizer import Tokenizer
 
 
@@ -62,13 +65,28 @@ def undo_networks(sd_model: Any) -> None:
 def live_tensors(sd_model: Any) -> dict[str, torch.Tensor]:
     """The WebUI's tensors under the names that checkpoint files have; the storages are the WebUI's own."""
     tensors = {}
+    # SDXL's encoders are there twice: the WebUI also calls the conditioner ``cond_stage_model``.
+    twice = "cond_stage_model." if hasattr(sd_model, "conditioner") else None
     for key, tensor in sd_model.state_dict().items():
-        key = key.replace("cond_stage_model.wrapped.", "cond_stage_model.")
-        tensors[key.replace("token_embedding.wrapped.", "token_embedding.")] = tensor
+        if twice is None or not key.startswith(twice):
+            tensors[_WRAPPER.sub(r"\1", key)] = tensor
     return tensors
 
 
+# What the WebUI puts around text encoders and their embeddings (modules/sd_hijack.py).
+_WRAPPER = re.compile(r"^(cond_stage_model\.|conditioner\.embedders\.\d+\.)wrapped\.|(?<=token_embedding\.)wrapped\.")
+
+
+def host_options() -> dict[str, Any]:
+    """What the WebUI's settings say of our options: pictures are made with these, so a LoRA is trained with them."""
+    from modules import shared
+
+    return {"clip_skip": int(shared.opts.CLIP_stop_at_last_layers)}
+
+
 def _as_model(sd_model: Any, compute_dtype: torch.dtype) -> DiffusionModel:
+    from modules import shared
+
     info = sd_model.sd_checkpoint_info
     config = read_model_yaml(Path(sd_model.used_config))
     model = build_model(
@@ -76,13 +94,43 @@ def _as_model(sd_model: Any, compute_dtype: torch.dtype) -> DiffusionModel:
         config,
         name=info.model_name,
         file=info.filename,
-        tokenizer=Tokenizer.from_hf(sd_model.cond_stage_model.wrapped.tokenizer),
+        tokenizers=[_tokenizer(encoder) for encoder in _text_encoders(sd_model)],
         compute_dtype=compute_dtype,
     )
+    model.borrowed = True
     model.path = Path(info.filename)
     model.device = next(model.unet.parameters()).device
-    model.alphas_cumprod = sd_model.alphas_cumprod.detach().double().cpu()
-    model.prediction_type = PREDICTION_TYPES[sd_model.parameterization]
+    # What the WebUI samples with; before its own rescaling, which it takes from the setting at each picture.
+    alphas_cumprod = getattr(sd_model, "alphas_cumprod_original", sd_model.alphas_cumprod)
+    model.base_alphas_cumprod = alphas_cumprod.detach().double().cpu()
+    zero_terminal_snr = shared.opts.sd_noise_schedule == "Zero Terminal SNR"
+    prediction_type = V_PREDICTION if sd_model.parameterization == "v" else EPSILON
+    settle_prediction(model, Prediction(prediction_type, zero_terminal_snr, "the WebUI"))
+    model.clip_l_skip = bool(shared.opts.sdxl_clip_l_skip)
     for module in model.modules():
         cast_on_use(module, compute_dtype)
     return model
+
+
+def _text_encoders(sd_model: Any) -> list[Any]:
+    """The WebUI's text encoders; SDXL's conditioner also has embedders of sizes, which it leaves unwrapped."""
+    conditioner = getattr(sd_model, "conditioner", None)
+    if conditioner is None:
+        return [sd_model.cond_stage_model]
+    return [embedder for embedder in conditioner.embedders if hasattr(embedder, "wrapped")]
+
+
+def _tokenizer(encoder: Any) -> Tokenizer:
+    """The tokenizer that the WebUI uses with a text encoder (modules/sd_hijack_clip.py, sd_hijack_open_clip.py)."""
+    if hasattr(encoder.wrapped, "tokenizer"):
+        return Tokenizer.from_hf(encoder.wrapped.tokenizer)
+    from modules.sd_hijack_open_clip import tokenizer
+
+    return Tokenizer(
+        tokenizer.encode,
+        tokenizer.decode,
+        tokenizer.encoder,
+        bos_id=encoder.id_start,
+        eos_id=encoder.id_end,
+        pad_id=encoder.id_pad,
+    )
