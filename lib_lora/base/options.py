@@ -152,7 +152,11 @@ def convert(info: OptionInfo, value: Any) -> Any:
     if info.is_list:
         (item_kind, *_) = typing.get_args(info.kind)
         if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
+            # Numbers may also stand apart by spaces alone, as sd-scripts' users write them.
+            parts = value.split(",") if item_kind is str else value.replace(",", " ").split()
+            value = [part.strip() for part in parts if part.strip()]
+        elif item_kind is not str and isinstance(value, (int, float)):
+            value = [value]
         if not isinstance(value, (list, tuple)):
             raise _bad(info, value)
         return tuple(_scalar(info, item_kind, item) for item in value)
@@ -301,5 +305,5 @@ def docs_table(config: type) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Markdown would take ``<name>`` for a tag."""
-    return text.replace("<", "\\<")
+    """Markdown would take ``<name>`` for a tag, and ``|`` for the end of a table's cell."""
+    return text.replace("<", "\\<").replace("|", "\\|")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from dataclasses import dataclass
 
 
 def derive_seed(seed: int, *owner: str | int) -> int:
@@ -14,3 +16,16 @@ def derive_seed(seed: int, *owner: str | int) -> int:
     text = "\x1f".join([str(int(seed)), *(f"{type(part).__name__}:{part}" for part in owner)])
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who owns the draws of one sample: the run's seed, the epoch (from 1) and the sample's place in the plan."""
+
+    seed: int
+    epoch: int
+    sample: int
+
+    def generator(self, purpose: str) -> random.Random:
+        """The draws of one purpose; another purpose's are unrelated."""
+        return random.Random(derive_seed(self.seed, purpose, self.epoch, self.sample))

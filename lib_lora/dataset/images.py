@@ -38,6 +38,12 @@ class FittedImage(NamedTuple):
     crop: tuple[int, int]
     original_size: Size
 
+    def flipped(self, full_width: int) -> FittedImage:
+        """Its mirror image; ``full_width`` is the resized picture's, what is left of the crop was right of it."""
+        top, left = self.crop
+        mirrored = np.ascontiguousarray(self.pixels[:, ::-1])
+        return FittedImage(mirrored, (top, full_width - self.pixels.shape[1] - left), self.original_size)
+
 
 def load_image(path: str | Path, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """A picture in RGB, upright, with transparency laid on ``background``; of an animation the first frame.
@@ -78,8 +84,10 @@ def fit_to_bucket(image: Image.Image, bucket: Bucket) -> FittedImage:
     return FittedImage(np.array(fitted, dtype=np.uint8), (top, left), image.size)
 
 
-def load_fitted(record: ImageRecord, bucket: Bucket, background: tuple[int, int, int] = WHITE) -> FittedImage:
-    """The pixels of a planned picture.
+def load_fitted(
+    record: ImageRecord, bucket: Bucket, background: tuple[int, int, int] = WHITE, *, flipped: bool = False
+) -> FittedImage:
+    """The pixels of a planned picture, or of its mirror image.
 
     Raises:
         StudioError: as ``load_image``, or the picture has another size than when it was planned.
@@ -93,7 +101,8 @@ def load_fitted(record: ImageRecord, bucket: Bucket, background: tuple[int, int,
             came=_size_text(image.size),
             allowed=_size_text(planned),
         )
-    return fit_to_bucket(image, bucket)
+    fitted = fit_to_bucket(image, bucket)
+    return fitted.flipped(bucket.resized[0]) if flipped else fitted
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.seeds import derive_seed
-from lib_lora.dataset.records import ImageRecord, LeftOut, Scan, grouped
+from lib_lora.dataset.records import ImageRecord, LeftOut, Scan, grouped, names_of
 
 Size = tuple[int, int]
 
@@ -85,6 +85,7 @@ class Plan:
         batches_per_epoch: sum over buckets of ceil(samples / batch_size); partial batches are kept.
         steps_per_epoch: ceil(batches_per_epoch / (processes * gradient_accumulation_steps)).
         epochs: begun ones, where the number of steps is given.
+        treatment: what is done to pictures and captions before they are shown, one sentence each.
     """
 
     train: Scan
@@ -101,6 +102,7 @@ class Plan:
     total_steps: int
     epochs: int
     notes: tuple[str, ...] = ()
+    treatment: tuple[str, ...] = ()
 
     @property
     def train_samples(self) -> int:
@@ -115,7 +117,7 @@ class Plan:
     def describe(self) -> str:
         """The plan as text for a terminal."""
         parts = [_describe_data(self), _describe_buckets(self), _describe_steps(self)]
-        parts += [_section("Please note", self.notes), _describe_left_out(self)]
+        parts += [_section("Treatment", self.treatment), _section("Please note", self.notes), _describe_left_out(self)]
         return "\n\n".join(part for part in parts if part)
 
 
@@ -402,6 +404,10 @@ def _notes(
     train: Scan, reg: Scan | None, images: Sequence[PlannedImage], counts: Counter, batch_size: int
 ) -> list[str]:
     notes = [*train.notes, *(reg.notes if reg else ())]
+    notes += [
+        f"warning: {folder} looks like regularisation pictures and is not trained on; give it as reg_data_dir to use it"
+        for folder in train.reg_folders
+    ]
     small = sorted(resolution for resolution, count in counts.items() if count < batch_size)
     if small:
         names = ", ".join(_size_text(resolution) for resolution in small)
@@ -415,7 +421,7 @@ def _notes(
             f"x{worst.enlarged_by:.2f})"
         )
     if reg is not None:
-        notes += _regularisation_notes(reg, images)
+        notes += _regularisation_notes(reg, images) + _pair_notes(train, reg)
     return notes
 
 
@@ -434,6 +440,25 @@ def _regularisation_notes(reg: Scan, images: Sequence[PlannedImage]) -> list[str
         )
     if any(image.repeats != image.record.repeats for image in used):
         notes.append("regularisation pictures are repeated up to the number of training samples")
+    return notes
+
+
+def _pair_notes(train: Scan, reg: Scan) -> list[str]:
+    """What is missing of regularisation pictures made one for each training picture, under its name.
+
+    Where no two names agree, the pictures were not made so, and there is nothing to say.
+    """
+    stems, reg_stems = ({record.path.stem for record in scan.records} for scan in (train, reg))
+    alone = [record.path for record in train.records if record.path.stem not in reg_stems]
+    reg_alone = [record.path for record in reg.records if record.path.stem not in stems]
+    if len(alone) == len(train.records):
+        return []
+    count = len(train.records)
+    notes = [f"{count - len(alone)} of {_many(count, 'training picture')} have a regularisation picture of their name"]
+    if alone:
+        notes.append(f"training pictures without a regularisation picture of their name: {names_of(alone)}")
+    if reg_alone:
+        notes.append(f"regularisation pictures without a training picture of their name: {names_of(reg_alone)}")
     return notes
 
 
@@ -468,15 +493,25 @@ def _describe_data(plan: Plan) -> str:
         rows.append((label, len(members), text, sum(member.repeats for member in members)))
     lines = _table(rows)
     pictures = sum(not image.record.regularisation for image in plan.images)
-    concepts = sorted({image.record.concept for image in plan.images if not image.record.regularisation})
     title = (
         f"Dataset: {_many(pictures, 'picture')}, {_many(plan.train_samples, 'sample')} an epoch; "
-        f"concepts: {', '.join(concepts)}"
+        f"concepts: {_concepts(plan)}"
     )
     if plan.reg is not None:
         reg_pictures = _many(len(plan.images) - pictures, "picture")
         title += f"; regularisation: {reg_pictures}, {_many(plan.reg_samples, 'sample')}"
     return "\n".join([title, *(f"  {line}" for line in lines)])
+
+
+def _concepts(plan: Plan) -> str:
+    """The concepts; where there are several, with the numbers of their samples."""
+    samples: Counter[str] = Counter()
+    for image in plan.images:
+        if not image.record.regularisation:
+            samples[image.record.concept] += image.repeats
+    if len(samples) == 1:
+        return next(iter(samples))
+    return ", ".join(f"{name} ({_many(count, 'sample')})" for name, count in sorted(samples.items()))
 
 
 def _describe_buckets(plan: Plan) -> str:

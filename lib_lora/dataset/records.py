@@ -188,7 +188,7 @@ def grouped(left_out: Sequence[LeftOut]) -> list[str]:
     by_reason: dict[str, list[Path]] = defaultdict(list)
     for item in left_out:
         by_reason[item.reason].append(item.path)
-    return [f"{_names(paths)}: {reason}" for reason, paths in by_reason.items()]
+    return [f"{names_of(paths)}: {reason}" for reason, paths in by_reason.items()]
 
 
 @dataclass
@@ -219,7 +219,7 @@ class _Finds:
         self.left_out.append(LeftOut(Path(folder, name), reason))
 
     def all_notes(self) -> list[str]:
-        return [f"{_names(paths)}: {text}" for text, paths in self.notes.items()]
+        return [f"{names_of(paths)}: {text}" for text, paths in self.notes.items()]
 
 
 class _Tree:
@@ -440,7 +440,7 @@ class _CaptionFinder:
         return [name for name in self._listing.captions if os.path.splitext(name)[0] not in taken]
 
 
-def _names(paths: Sequence[Path]) -> str:
+def names_of(paths: Sequence[Path]) -> str:
     """The one path in full, or the number of files and the first names, each with its folder."""
     if len(paths) == 1:
         return str(paths[0])

@@ -1,4 +1,4 @@
-"""From a plan to batches: latents encoded once and kept in memory, captions as text or as encoded once."""
+"""From a plan to batches: latents and encoded captions, each made once where that can be, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from dataclasses import dataclass
 import torch
 
 from lib_lora.base.errors import StudioError
-from lib_lora.base.events import Progress
-from lib_lora.base.seeds import derive_seed
+from lib_lora.base.events import Note, Progress
+from lib_lora.base.seeds import Owner
 from lib_lora.base.signals import Control
-from lib_lora.dataset.images import load_fitted
-from lib_lora.dataset.plan import Plan, PlannedImage, epoch_batches
+from lib_lora.dataset.plan import Entry, Plan, epoch_batches
+from lib_lora.models.conditioning import Conditioning, stack
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.prompt import encode_captions
+from lib_lora.text.captions import caption_texts, vary_caption
+from lib_lora.text.chunks import CHUNK_TOKENS, chunk_caption
+from lib_lora.training.cache import TensorCache, make_key, weights_identity
 from lib_lora.training.config import TrainConfig
+from lib_lora.training.latents import LatentStore, Side
+from lib_lora.training.planning import cache_folder, caption_rules
 
 
 @dataclass(frozen=True)
@@ -25,16 +30,21 @@ class Batch:
     Attributes:
         latents: [B,4,h,w] float32 on the model's device, scaled to about unit variance.
         captions: B texts.
-        context: [B,n,d] when the text encoder is not trained, else None.
+        conditioning: the encoded captions where they were encoded beforehand, else None.
+        sizes: [B,6] float32, SDXL's size conditions in px: original height and width, crop top and left, height
+            and width of the crop.
+        pixels: [B,3,8h,8w] uint8 on the CPU, for inpainting, whose masked pictures are encoded at each step; else None.
         weights: [B] float32, the weight of each sample's loss.
         sample_ids: B places in the plan; with the epoch they own every random draw of the sample.
     """
 
     latents: torch.Tensor
     captions: tuple[str, ...]
-    context: torch.Tensor | None
+    conditioning: Conditioning | None
+    sizes: torch.Tensor
     weights: torch.Tensor
     sample_ids: tuple[int, ...]
+    pixels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -43,92 +53,176 @@ class Batch:
 class TrainingData:
     """The latents and captions of a plan, and the batches of each epoch."""
 
-    def __init__(self, plan: Plan, config: TrainConfig) -> None:
+    def __init__(self, plan: Plan, config: TrainConfig, model: DiffusionModel) -> None:
         self.plan = plan
         self.config = config
-        self._latents: list[torch.Tensor] = []  # one per picture of the plan
-        self._contexts: dict[str, torch.Tensor] = {}
+        self.model = model
+        self.rules = caption_rules(config)
+        folder = cache_folder(config)
+        self.latents = LatentStore(
+            plan,
+            config.seed,
+            flips=config.flip_aug,
+            batch_size=config.vae_batch_size,
+            half=config.mixed_precision == "bf16" and not config.no_half_vae,
+            cache=TensorCache(folder / "latents") if config.cache_latents_to_disk else None,
+        )
+        self.texts = TextStore(
+            config, TensorCache(folder / "texts") if config.cache_text_encoder_outputs_to_disk else None
+        )
 
-    def cache_latents(self, model: DiffusionModel, control: Control) -> Iterator[Progress]:
+    def needed_parts(self) -> list[torch.nn.Module]:
+        """The model's parts that are used at each step, besides the UNet."""
+        uses_vae = self.model.inpainting or not self.config.cache_latents
+        return ([self.model.vae] if uses_vae else []) + ([] if self.texts else self.model.text_encoders)
+
+    def cache_latents(self, control: Control) -> Iterator[Progress | Note]:
         """Encode every picture once. A generator of progress; stops early when asked to.
 
         Raises:
             StudioError: a picture's latent is not finite; the message names the picture.
         """
-        for done, image in enumerate(self.plan.images):
-            if control.stopping:
-                return
-            self._latents.append(_encode(model, image, self.config.seed))
-            yield Progress("latents", done + 1, len(self.plan.images))
+        if self.config.cache_latents:
+            yield from self.latents.fill(self.model, control)
+            yield from _notes(self.latents.cache)
 
-    def cache_contexts(self, model: DiffusionModel, control: Control) -> Iterator[Progress]:
-        """Encode every caption once, for a run that leaves the text encoder as it is."""
-        captions = sorted({image.record.caption for image in self.plan.images})
-        for done, caption in enumerate(captions):
-            if control.stopping:
-                return
-            with torch.no_grad():
-                self._contexts[caption] = encode(model, (caption,), self.config)[0]
-            yield Progress("captions", done + 1, len(captions))
+    def cache_texts(self, control: Control) -> Iterator[Progress | Note]:
+        """Encode every text that a caption may become once, for a run that leaves the text encoders as they are.
+
+        Captions whose tags are shuffled or dropped have too many texts for that: they are encoded at each step, and
+        the text encoders stay where they are.
+        """
+        if not self.config.cache_text_encoder_outputs:
+            return
+        if self.rules.changes_tags:
+            yield Note("captions are encoded at each step: shuffling or dropping tags makes too many to keep")
+            return
+        captions = {image.record.caption for image in self.plan.images}
+        texts = {text for caption in captions for text in caption_texts(caption, self.rules)}
+        if self.config.max_token_length > CHUNK_TOKENS:
+            texts.add("")  # what shorter texts of a batch are filled up with
+        yield from self.texts.fill(self.model, sorted(texts), control)
+        yield from _notes(self.texts.cache)
 
     def epoch(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch, as places in the plan; ``epoch`` counts from 1."""
         return epoch_batches(self.plan, seed=self.config.seed, epoch=epoch)
 
-    def batch(self, sample_ids: list[int], device: torch.device) -> Batch:
-        entries = [self.plan.entries[index] for index in sample_ids]
+    def batch(self, sample_ids: list[int], device: torch.device, epoch: int) -> Batch:
+        """The samples of one forward pass; captions and mirror images are those of the epoch."""
+        owners = [Owner(self.config.seed, epoch, sample) for sample in sample_ids]
+        entries = [self.plan.entries[sample] for sample in sample_ids]
+        sides = [Side(entry.image, self._is_flipped(owner)) for entry, owner in zip(entries, owners)]
+        captions = tuple(vary_caption(entry.record.caption, self.rules, owner) for entry, owner in zip(entries, owners))
+        sizes = [size_conditions(entry, side.flipped) for entry, side in zip(entries, sides)]
         weights = [self.config.prior_loss_weight if entry.record.regularisation else 1.0 for entry in entries]
-        captions = tuple(entry.record.caption for entry in entries)
-        context = None
-        if self._contexts:
-            context = _pad_contexts([self._contexts[caption] for caption in captions])
         return Batch(
-            latents=torch.stack([self._latents[entry.image] for entry in entries]).to(device),
+            latents=torch.stack(self._latents(sides)).to(device),
             captions=captions,
-            context=context,
+            conditioning=self.texts.conditioning(captions) if self.texts else None,
+            sizes=torch.tensor(sizes, dtype=torch.float32, device=device),
             weights=torch.tensor(weights, dtype=torch.float32, device=device),
             sample_ids=tuple(sample_ids),
+            pixels=torch.stack([self.latents.pixels(side) for side in sides]) if self.model.inpainting else None,
+        )
+
+    def _is_flipped(self, owner: Owner) -> bool:
+        return self.config.flip_aug and owner.generator("flip").random() < 0.5
+
+    def _latents(self, sides: list[Side]) -> list[torch.Tensor]:
+        if self.config.cache_latents:
+            return [self.latents.latent(side) for side in sides]
+        return self.latents.encode(self.model, sides)
+
+
+class TextStore:
+    """Encoded texts, in memory or in a cache on disk. False while it is empty."""
+
+    def __init__(self, config: TrainConfig, cache: TensorCache | None) -> None:
+        self.config = config
+        self.cache = cache
+        self._texts: dict[str, Conditioning | str] = {}  # what was encoded, or its key in the cache
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def fill(self, model: DiffusionModel, texts: list[str], control: Control) -> Iterator[Progress]:
+        """Encode what is not yet kept. A generator of progress; stops early when asked to."""
+        encoders = weights_identity(model.text_encoders) if self.cache else ""
+        for done, text in enumerate(texts):
+            if control.stopping:
+                return
+            if self.cache is None:
+                self._texts[text] = self._encode(model, text)
+            else:
+                key = self._texts[text] = self._key(model, text, encoders)
+                if self.cache.get(key) is None:
+                    self.cache.put(key, _tensors(self._encode(model, text)))
+            yield Progress("captions", done + 1, len(texts))
+
+    def conditioning(self, texts: tuple[str, ...]) -> Conditioning:
+        """The texts of a batch.
+
+        Raises:
+            StudioError: a file in the cache has gone or is broken.
+        """
+        parts = [self._one(text) for text in texts]
+        return stack(parts, self._one("") if "" in self._texts else None)
+
+    def _one(self, text: str) -> Conditioning:
+        kept = self._texts[text]
+        if isinstance(kept, Conditioning):
+            return kept
+        tensors = self.cache.get(kept)
+        if tensors is None:
+            raise StudioError(
+                "an encoded caption has gone from the cache during the run",
+                field="cache_dir",
+                file=self.cache.path(kept),
+                allowed="start again: what is missing is made anew",
+            )
+        return Conditioning(**tensors)
+
+    @torch.no_grad()
+    def _encode(self, model: DiffusionModel, text: str) -> Conditioning:
+        return encode(model, (text,), self.config)
+
+    def _key(self, model: DiffusionModel, text: str, encoders: str) -> str:
+        length = self.config.max_token_length
+        return make_key(
+            what="text",
+            encoders=encoders,
+            # Tokens and not the text: so another vocabulary or another length is another key.
+            tokens=[[chunk.ids for chunk in chunk_caption(text, each, length)] for each in model.tokenizers],
+            clip_skip=self.config.clip_skip,
+            clip_l_skip=model.clip_l_skip,
+            family=model.family.value,
+            dtype=str(model.compute_dtype),
         )
 
 
-def encode(model: DiffusionModel, captions: tuple[str, ...], config: TrainConfig) -> torch.Tensor:
-    """The context [B,n,d] of captions, with gradient where adapters are attached."""
-    return encode_captions(
-        model.text_encoders[0],
-        model.tokenizers[0],
-        list(captions),
-        clip_skip=config.clip_skip,
-        max_tokens=config.max_token_length,
-    )
+def encode(model: DiffusionModel, captions: tuple[str, ...], config: TrainConfig) -> Conditioning:
+    """Captions for the UNet, with gradient where adapters are attached."""
+    return encode_captions(model, captions, clip_skip=config.clip_skip, max_tokens=config.max_token_length)
 
 
-def _pad_contexts(contexts: list[torch.Tensor]) -> torch.Tensor:
-    """Captions of one batch may differ in their number of chunks; the last chunk is repeated, as the WebUI does."""
-    longest = max(context.shape[0] for context in contexts)
-    padded = []
-    for context in contexts:
-        while context.shape[0] < longest:
-            context = torch.cat([context, context[-77:]])
-        padded.append(context)
-    return torch.stack(padded)
+def size_conditions(entry: Entry, flipped: bool) -> tuple[float, ...]:
+    """(original height, original width, crop top, crop left, target height, target width) in px.
+
+    As in SDXL's paper (arXiv 2307.01952, section 2.2) and diffusers' training: the crop is what was cut off the
+    resized picture's top and left, of the mirror image where that is shown.
+    """
+    (width, height), (full_width, full_height) = entry.bucket.resolution, entry.bucket.resized
+    top, left = (full_height - height) // 2, (full_width - width) // 2
+    left = full_width - width - left if flipped else left
+    return tuple(map(float, (entry.record.height_px, entry.record.width_px, top, left, height, width)))
 
 
-@torch.no_grad()
-def _encode(model: DiffusionModel, image: PlannedImage, seed: int) -> torch.Tensor:
-    """One sample of the VAE's posterior [4,h,w] times the scaling factor, on the CPU."""
-    pixels = load_fitted(image.record, image.bucket).pixels
-    pixels = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1.0
-    posterior = model.vae.encode(pixels.to(model.device, model.vae.dtype)).latent_dist
-    # The owner is the picture's place in the dataset, not on the disk: moving the folder changes nothing.
-    owner = f"{image.record.path.parent.name}/{image.record.path.name}"
-    generator = torch.Generator("cpu").manual_seed(derive_seed(seed, "latent", owner, *image.bucket.resolution))
-    noise = torch.randn(posterior.mean.shape, generator=generator)
-    latent = posterior.mean.float().cpu() + posterior.std.float().cpu() * noise
-    latent = latent[0] * model.vae.config.scaling_factor
-    if not torch.isfinite(latent).all():
-        raise StudioError(
-            "the VAE gives no finite numbers for this picture",
-            file=image.record.path,
-            allowed="another VAE, or a VAE in single precision",
-        )
-    return latent
+def _tensors(conditioning: Conditioning) -> dict[str, torch.Tensor]:
+    named = {"context": conditioning.context, "pooled": conditioning.pooled}
+    return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+def _notes(cache: TensorCache | None) -> Iterator[Note]:
+    for note in cache.take_notes() if cache else []:
+        yield Note(note, "warning")

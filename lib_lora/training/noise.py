@@ -22,16 +22,6 @@ def snr(alphas_cumprod: torch.Tensor) -> torch.Tensor:
     return alphas_cumprod / (1.0 - alphas_cumprod)
 
 
-def zero_terminal_snr(alphas_cumprod: torch.Tensor) -> torch.Tensor:
-    """``a_bar`` whose last value is exactly 0 and whose first stays (arXiv 2305.08891, algorithm 1).
-
-    sqrt(a_bar) is shifted by its last value and scaled back to its first; [steps] in, float64 [steps] out.
-    """
-    root = alphas_cumprod.to(torch.float64).sqrt()
-    first, last = root[0], root[-1]
-    return ((root - last) * first / (first - last)) ** 2
-
-
 def add_noise(
     latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, alphas_cumprod: torch.Tensor
 ) -> torch.Tensor:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from lib_lora.dataset.plan import Plan, build_plan, parse_resolution
 from lib_lora.dataset.records import Scan, scan
+from lib_lora.files.atomic import check_writable
+from lib_lora.text.captions import CaptionRules
 from lib_lora.training.config import TrainConfig, check
 
-DEFAULT_STEPS = 1600
+
+def process_count() -> int:
+    """How many processes train together, by what their launcher puts into the environment."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def make_plan(config: TrainConfig) -> Plan:
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and talks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def make_plan(config: TrainConfig, processes: int | None = None) -> Plan:
     """What the run will do: pictures, buckets, repeats, steps. Reads headers and captions only.
+
+    Args:
+        processes: how many train together; as many as the launcher has started where it is not given.
 
     Raises:
         StudioError: an option or the dataset is at fault.
@@ -21,8 +37,9 @@ def make_plan(config: TrainConfig) -> Plan:
     resolution = parse_resolution(config.resolution)
     training = _scan(config, config.train_data_dir, regularisation=False)
     regularisation = _scan(config, config.reg_data_dir, regularisation=True) if config.reg_data_dir else None
-    steps = config.max_train_steps or (None if config.max_train_epochs else DEFAULT_STEPS)
-    return build_plan(
+    if config.cache_latents_to_disk or config.cache_text_encoder_outputs_to_disk:
+        check_writable(cache_folder(config), field="cache_dir")
+    plan = build_plan(
         training,
         regularisation,
         resolution=resolution,
@@ -33,13 +50,62 @@ def make_plan(config: TrainConfig) -> Plan:
         max_bucket_reso=config.max_bucket_reso,
         bucket_reso_steps=config.bucket_reso_steps,
         epochs=config.max_train_epochs,
-        max_train_steps=steps,
+        max_train_steps=config.max_train_steps,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
+        processes=processes or process_count(),
     )
+    return dataclasses.replace(plan, treatment=tuple(_treatment(config)))
+
+
+def caption_rules(config: TrainConfig) -> CaptionRules:
+    return CaptionRules(**{each.name: getattr(config, each.name) for each in dataclasses.fields(CaptionRules)})
+
+
+HASHES = "hashes.json"  # in the cache folder, what ``files.file_hashes`` remembers
+
+
+def cache_folder(config: TrainConfig) -> Path:
+    """``cache_dir``, or a hidden folder beside the dataset, which all runs on it and on its neighbours share."""
+    return config.cache_dir or config.train_data_dir.absolute().parent / ".lora_studio_cache"
+
+
+def _treatment(config: TrainConfig) -> Iterator[str]:
+    """What is done to pictures and captions before they are shown, one sentence each."""
+    rules = caption_rules(config)
+    if rules.changes_tags:
+        kept = f" but for those around {rules.keep_tokens_separator}" if rules.keep_tokens_separator else ""
+        kept = kept or (f" but for the first {rules.keep_tokens}" if rules.keep_tokens else "")
+        ways = ["shuffled"] if rules.shuffle_caption else []
+        if rules.caption_tag_dropout_rate:
+            ways.append(f"left out with probability {rules.caption_tag_dropout_rate:g}")
+        yield f"tags are {' and '.join(ways)}{kept}"
+    if rules.caption_prefix or rules.caption_suffix:
+        yield f"captions are {' '.join(part for part in (rules.caption_prefix, '...', rules.caption_suffix) if part)}"
+    if rules.caption_dropout_rate:
+        yield f"captions are left out with probability {rules.caption_dropout_rate:g}"
+    if rules.caption_dropout_every_n_epochs:
+        yield f"captions are left out in epochs divisible by {rules.caption_dropout_every_n_epochs}"
+    if config.flip_aug:
+        yield "half of the pictures are mirrored, drawn anew each time"
+    for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_weight"):
+        if getattr(config, name):
+            yield f"the rate of each block is multiplied: {name} {','.join(map(str, getattr(config, name)))}"
+    kept = [
+        what
+        for what, on_disk in (
+            ("pictures", config.cache_latents_to_disk),
+            ("captions", config.cache_text_encoder_outputs_to_disk),
+        )
+        if on_disk
+    ]
+    if kept:
+        yield f"encoded {' and '.join(kept)} are kept in {cache_folder(config)}"
 
 
 def _scan(config: TrainConfig, folder: Path, *, regularisation: bool) -> Scan:
-    outputs = [config.output_dir, *([] if regularisation or not config.reg_data_dir else [config.reg_data_dir])]
-    found = scan(folder, caption_extension=config.caption_extension, regularisation=regularisation, exclude=outputs)
+    others = [config.output_dir, cache_folder(config)]
+    if config.reg_data_dir and not regularisation:
+        others.append(config.reg_data_dir)
+    found = scan(folder, caption_extension=config.caption_extension, regularisation=regularisation, exclude=others)
     found.raise_for_faults()
     return found

@@ -28,6 +28,7 @@ class Example:
     kind: str = option("Lion", "kind", choices=("Lion", "AdamW"))
     folder: Path = option(Path("a/b"), "folder")
     args: tuple[str, ...] = option((), "arguments")
+    rates: tuple[float, ...] | None = option(None, "rates", minimum=0)
 
 
 def build(**values):
@@ -52,6 +53,12 @@ def test_defaults_are_taken_for_what_is_not_given():
         ("folder", "c", Path("c")),
         ("args", "a=1, b=2", ("a=1", "b=2")),
         ("args", ["a=1"], ("a=1",)),
+        ("args", "a b, c", ("a b", "c")),
+        ("rates", "1e-4 5e-5", (1e-4, 5e-5)),
+        ("rates", "1, 2,3", (1.0, 2.0, 3.0)),
+        ("rates", 0.5, (0.5,)),
+        ("rates", [1, "2"], (1.0, 2.0)),
+        ("rates", "none", None),
     ],
 )
 def test_text_and_values_become_the_options_type(field, text, value):

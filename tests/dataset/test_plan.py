@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lib_lora.base.errors import StudioError
 from lib_lora.dataset.plan import (
@@ -20,7 +22,7 @@ from lib_lora.dataset.plan import (
     select_bucket,
     shrink_only_bucket,
 )
-from lib_lora.dataset.records import Fault, ImageRecord, LeftOut, Scan
+from lib_lora.dataset.records import Fault, ImageRecord, LeftOut, Scan, scan
 
 SIZES = [
     (512, 512),
@@ -382,7 +384,7 @@ def test_the_description_tells_all_that_matters():
     for words in (
         "4 pictures",
         "17 samples",
-        "c0, c1",
+        "c0 (15 samples), c1 (2 samples)",
         "512x512",
         "384x640",
         "regularisation",
@@ -395,6 +397,39 @@ def test_the_description_tells_all_that_matters():
     ):
         assert words in text, f"{words!r} is not in:\n{text}"
     assert text.isascii()
+
+
+def test_regularisation_pictures_made_one_for_each_training_picture_are_checked_for_missing_ones():
+    reg = a_scan((4, (512, 512), 1), regularisation=True)
+    assert "have a regularisation picture of their name" not in " ".join(
+        build_plan(named(a_scan((2, (512, 512), 1)), "x{}.png"), reg, resolution=(512, 512)).notes
+    )
+    notes = " ".join(build_plan(a_scan((4, (512, 512), 1)), reg, resolution=(512, 512)).notes)
+    assert "4 of 4 training pictures have" in notes and "without" not in notes
+    notes = " ".join(build_plan(a_scan((5, (512, 512), 1)), named(reg, "{}.jpg", start=1), resolution=(512, 512)).notes)
+    assert "4 of 5 training pictures have" in notes
+    assert "without a regularisation picture of their name: data/1_c0/0.png" in notes
+    notes = " ".join(build_plan(a_scan((3, (512, 512), 1)), reg, resolution=(512, 512)).notes)
+    assert "without a training picture of their name: data/1_c0/3.png" in notes
+
+
+def named(scan: Scan, pattern: str, start: int = 0) -> Scan:
+    """The scan with its pictures called anew."""
+    records = [
+        dataclasses.replace(record, path=record.path.with_name(pattern.format(start + index)))
+        for index, record in enumerate(scan.records)
+    ]
+    return dataclasses.replace(scan, records=tuple(records))
+
+
+def test_a_folder_of_regularisation_pictures_inside_is_offered_and_not_trained_on(tmp_path):
+    for folder in ("3_cat", "reg/1_cat"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / folder / "a.png")
+    plan = build_plan(scan(tmp_path), resolution=(64, 64), min_bucket_reso=64)
+    assert plan.train_samples == 3 and plan.reg_samples == 0
+    assert any(str(tmp_path / "reg") in note and "reg_data_dir" in note for note in plan.notes)
+    assert "reg_data_dir" in plan.describe()
 
 
 def test_a_picture_that_grows_by_rounding_only_is_not_called_enlarged():

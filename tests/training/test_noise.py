@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.seeds import derive_seed
@@ -73,17 +72,6 @@ def test_half_precision_costs_only_the_rounding_of_the_result(batch, dtype):
     exact = subject.add_noise(latents.to(dtype).double(), noise.to(dtype).double(), timesteps, alphas)
     assert got.dtype == dtype
     assert torch.equal(got, exact.float().to(dtype))
-
-
-def test_zero_terminal_snr_equals_diffusers_and_ends_at_zero(ddpm):
-    alphas = scaled_linear_alphas_cumprod()
-    rescaled = subject.zero_terminal_snr(alphas)
-    expected = torch.cumprod(1 - rescale_zero_terminal_snr(ddpm.betas.double()), dim=0)
-    # Betas are float32 numbers in diffusers.
-    torch.testing.assert_close(rescaled, expected, rtol=1e-4, atol=1e-7)
-    assert rescaled[-1] == 0
-    torch.testing.assert_close(rescaled[0], alphas[0], rtol=1e-12, atol=0)
-    assert (rescaled.diff() < 0).all()
 
 
 def test_noise_offset_moves_each_channel_by_its_own_strength(batch):
