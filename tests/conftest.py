@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests/tiny.py
+sys.path.insert(0, str(Path(__file__).parent))  # tests/tiny
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,6 +24,18 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     from tiny import write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Tiny checkpoints of all families: "SD1", "SD2" (v-prediction), "SDXL", and each with " inpainting" after it."""
+    from tiny import SHAPES, write_checkpoint
+
+    shapes = SHAPES | {f"{name} inpainting": shape.for_inpainting() for name, shape in SHAPES.items()}
+    return {
+        name: write_checkpoint(tmp_path_factory.mktemp(name.replace(" ", "_")), shape=shape)
+        for name, shape in shapes.items()
+    }
 
 
 @pytest.fixture

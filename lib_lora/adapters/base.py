@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -65,18 +66,32 @@ class NetworkSpec:
 class NetworkState:
     """What changes while a network is used; its adapters look here at every forward.
 
-    ``step`` and ``micro_step`` name the dropout draws: a forward that is repeated under the same numbers, as
-    gradient checkpointing does, draws the same.
+    ``step`` and ``samples``, the pictures of the batch, own the dropout draws: a forward that is repeated under the
+    same numbers, as gradient checkpointing does, draws the same, and so does a picture in another batch. Without
+    ``samples`` the batch's rows count as pictures.
     """
 
     seed: int = 0
     step: int = 0
-    micro_step: int = 0
+    samples: tuple[int, ...] = ()
     multiplier: float = 1.0
     strengths: dict[str, float] = field(default_factory=lambda: {UNET: 1.0, TEXT_ENCODER: 1.0})
 
     def strength(self, part: str) -> float:
         return self.multiplier * self.strengths[part]
+
+    def repeat(self) -> AbstractContextManager[None]:
+        """A context in which this state is once more what it is now, for a forward that is repeated later."""
+        return self._as(replace(self, strengths=dict(self.strengths)))
+
+    @contextmanager
+    def _as(self, past: NetworkState) -> Iterator[None]:
+        now = dict(vars(self))
+        vars(self).update(vars(past))
+        try:
+            yield
+        finally:
+            vars(self).update(now)
 
 
 @dataclass(frozen=True)
@@ -217,18 +232,34 @@ class Adapter(nn.Module, ABC):
         strength = self.state.strength(self.target.part)
         if strength == 0 or (self.training and self._is_left_out()):
             return None
-        delta = self.delta(args[0])
+        return self.add_to(output, args[0], strength)
+
+    def add_to(self, output: Tensor, x: Tensor, strength: float) -> Tensor:
+        """output + strength * delta(x), in the type of ``output``."""
+        delta = self.delta(x)
         return output + (delta if strength == 1 else strength * delta).to(output.dtype)
 
     def _is_left_out(self) -> bool:
         if not self.module_dropout:
             return False
-        return torch.rand((), generator=self.dropout_generator("module")).item() < self.module_dropout
+        # One draw for all pictures of a step: left out for some of them, a layer would be computed all the same.
+        return torch.rand((), generator=self._generator("module")).item() < self.module_dropout
 
-    def dropout_generator(self, kind: str) -> torch.Generator:
-        """A generator of its own for this adapter's dropout of one kind at this step and micro step."""
-        state = self.state
-        seed = derive_seed(state.seed, "dropout", state.step, state.micro_step, self.key, kind)
+    def dropout_draw(self, kind: str, shape: Sequence[int]) -> Tensor:
+        """Uniform draws from 0 to 1 of ``shape`` [rows, ...] for this adapter's dropout of one kind at this step.
+
+        Each picture has a generator of its own for its rows; a caption of several chunks has as many rows.
+        """
+        samples = self.state.samples
+        if not samples or shape[0] % len(samples):
+            samples = tuple(range(shape[0]))
+        rows = shape[0] // max(1, len(samples))
+        own_shape = (rows, *shape[1:])
+        draws = [torch.rand(own_shape, generator=self._generator(kind, sample)) for sample in samples]
+        return torch.cat(draws) if draws else torch.empty(tuple(shape))
+
+    def _generator(self, *owner: str | int) -> torch.Generator:
+        seed = derive_seed(self.state.seed, "dropout", self.state.step, self.key, *owner)
         return torch.Generator("cpu").manual_seed(seed)
 
 

@@ -77,13 +77,25 @@ class LoraAdapter(Adapter):
 
     def delta(self, x: Tensor) -> Tensor:
         """scale * U drop(D x); x [..., in] or [B, in, h, w]."""
+        return self._up(self._down(x) * self.scale)
+
+    def add_to(self, output: Tensor, x: Tensor, strength: float) -> Tensor:
+        ranks, scale = self._down(x), strength * self.scale
+        if self.target.is_conv or ranks.dtype != output.dtype:
+            return output + self._up(ranks * scale).to(output.dtype)
+        # Added while it is multiplied: one pass over the output where a product, a factor and a sum take three.
+        rows = output.reshape(-1, self.target.out_size)
+        return torch.addmm(rows, ranks.reshape(-1, self.rank), self.lora_up.t(), alpha=scale).reshape(output.shape)
+
+    def _down(self, x: Tensor) -> Tensor:
         x = compute_input(x, self.lora_down.dtype)
-        if self.target.is_conv:
-            layer = self.target.layer
-            ranks = F.conv2d(x, self.lora_down, None, layer.stride, layer.padding, layer.dilation)
-            return F.conv2d(self._drop(ranks, 1) * self.scale, self.lora_up)
-        ranks = F.linear(x, self.lora_down)
-        return F.linear(self._drop(ranks, -1) * self.scale, self.lora_up)
+        if not self.target.is_conv:
+            return self._drop(F.linear(x, self.lora_down), -1)
+        layer = self.target.layer
+        return self._drop(F.conv2d(x, self.lora_down, None, layer.stride, layer.padding, layer.dilation), 1)
+
+    def _up(self, ranks: Tensor) -> Tensor:
+        return F.conv2d(ranks, self.lora_up) if self.target.is_conv else F.linear(ranks, self.lora_up)
 
     def _drop(self, ranks: Tensor, rank_axis: int) -> Tensor:
         """Both dropouts on activations [B, ..., r] or [B, r, h, w]; what stays is scaled by 1 / (1 - p)."""
@@ -98,7 +110,7 @@ class LoraAdapter(Adapter):
         return ranks
 
     def _mask(self, like: Tensor, shape: list[int] | torch.Size, share: float, kind: str) -> Tensor:
-        kept = torch.rand(shape, generator=self.dropout_generator(kind)) >= share
+        kept = self.dropout_draw(kind, shape) >= share
         return (kept / (1 - share)).to(like.device, like.dtype)
 
     def dense_delta(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -36,15 +36,28 @@ class Network(nn.Module):
         self.unmatched = unmatched or []
 
     @classmethod
-    def create(cls, unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkSpec, seed: int) -> Network:
+    def create(
+        cls,
+        unet: nn.Module,
+        text_encoders: list[nn.Module],
+        spec: NetworkSpec,
+        seed: int,
+        wants: Callable[[Target], bool] = lambda target: True,
+    ) -> Network:
         """A fresh network, which changes nothing yet.
+
+        Args:
+            wants: whether a layer that ``spec`` names is to be adapted.
 
         Raises:
             StudioError: an unknown network type, or no layer to adapt.
         """
         kind = NETWORKS.get(spec.network_type)
         state = NetworkState(seed)
-        made = [kind.create(target, spec, state) for target in find_targets(unet, text_encoders, spec)]
+        targets = [target for target in find_targets(unet, text_encoders, spec) if wants(target)]
+        if not targets:
+            raise StudioError("leaves no layer to train", field="block_lr_weight", allowed="a weight above 0")
+        made = [kind.create(target, spec, state) for target in targets]
         adapters = [adapter for adapter in made if adapter is not None]
         if not adapters:
             raise StudioError(
@@ -121,18 +134,18 @@ class Network(nn.Module):
         finally:
             self.state.strengths = before
 
-    def set_step(self, step: int, micro_step: int = 0) -> None:
-        """Name the coming forwards' dropout draws; two forwards under the same numbers draw the same."""
-        self.state.step, self.state.micro_step = step, micro_step
+    def set_step(self, step: int, samples: Sequence[int] = ()) -> None:
+        """Name the owners of the coming forwards' dropout draws: the step and the batch's pictures."""
+        self.state.step, self.state.samples = step, tuple(samples)
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by part ("unet", "text_encoder"); a part without adapters has no entry."""
-        groups: dict[str, list[nn.Parameter]] = {}
-        for part in (UNET, TEXT_ENCODER):
-            parameters = [p for adapter in self if adapter.target.part == part for p in adapter.parameters()]
-            if parameters:
-                groups[part] = parameters
-        return groups
+    def parameter_groups(
+        self, group_of: Callable[[Target], str] = lambda target: target.part
+    ) -> dict[str, list[nn.Parameter]]:
+        """Parameters by group, the UNet's first; by part ("unet", "text_encoder") where nothing else is asked for."""
+        groups: dict[str, list[nn.Parameter]] = defaultdict(list)
+        for adapter in sorted(self, key=lambda adapter: adapter.target.part != UNET):
+            groups[group_of(adapter.target)] += adapter.parameters()
+        return dict(groups)
 
     @property
     def notes(self) -> list[str]:

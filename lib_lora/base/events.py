@@ -30,22 +30,27 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class TrainingStarted(Event):
-    """Everything is loaded; the first step comes next."""
+    """Everything is loaded; the next step comes next. ``step`` counts those of a run that is gone on with."""
 
     total_steps: int
     steps_per_epoch: int
     epochs: int
+    step: int = 0
 
 
 @dataclass(frozen=True)
 class StepDone(Event):
-    """One optimizer step. ``loss`` is the mean over the step's samples; ``lr`` has one rate per group."""
+    """One optimizer step. ``loss`` is the mean over the step's samples; ``lr`` has one rate per group.
+
+    ``skipped``: half precision overflowed, and the weights were left as they were.
+    """
 
     step: int
     epoch: int
     loss: float
     lr: dict[str, float]
     seconds: float
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,37 @@ class Saved(Event):
 
 
 @dataclass(frozen=True)
+class StateSaved(Event):
+    """The run can be resumed from the folder ``path``, bit for bit."""
+
+    path: Path
+    step: int
+
+
+@dataclass(frozen=True)
+class Paused(Event):
+    """The run waits, and the model may be used. ``state`` is where its state was saved, None before the first step.
+
+    The next event comes after ``Control.resume`` or ``Control.stop``.
+    """
+
+    step: int
+    state: Path | None = None
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """A paused run goes on."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class TrainingEnded(Event):
-    """The last event of a run. ``stopped`` says that it was asked to end early."""
+    """The last event of a run. ``stopped`` says that it was asked to end early, ``state`` where to resume it from."""
 
     step: int
     stopped: bool
     seconds: float
     written: list[Path] = field(default_factory=list)
+    state: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,17 +13,25 @@ from typing import Any
 from lib_lora import __version__
 from lib_lora.base.errors import StudioError
 from lib_lora.base.options import add_flags, from_mapping
+from lib_lora.base.reproducible import ask_for_reproducible_sums
+from lib_lora.cli.several import start_processes
+from lib_lora.training.planning import process_count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 when it did its work, 1 after an error, 130 after Ctrl-C."""
+    ask_for_reproducible_sums()
     parser = _parser()
     namespace = vars(parser.parse_args(arguments))
+    processes = namespace.pop("num_processes", 1)
+    if processes > 1 and process_count() == 1:
+        return start_processes(processes, sys.argv[1:] if arguments is None else arguments)
     command: Callable[[dict[str, Any]], int] = namespace.pop("command")
     try:
         return command(namespace)
     except StudioError as error:
-        print(f"error: {error}", file=sys.stderr)
+        who = f"process {os.environ['RANK']}: " if process_count() > 1 else ""
+        print(f"{who}error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -45,6 +54,13 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--config_file", metavar="PATH", help="TOML file of the options below; flags override it")
     add_flags(parser, TrainConfig)
+
+
+def _processes_flag(parser: argparse.ArgumentParser) -> None:
+    _train_flags(parser)
+    parser.add_argument(
+        "--num_processes", type=int, default=1, metavar="N", help="processes that train together, one for each card"
+    )
 
 
 def _sample_flags(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +124,7 @@ def _ui(flags: dict[str, Any]) -> int:
 
 
 _COMMANDS = [
-    ("train", "train a LoRA on a folder of pictures", _train, _train_flags),
+    ("train", "train a LoRA on a folder of pictures", _train, _processes_flag),
     ("plan", "say what train would do: pictures, buckets, repeats, steps", _plan, _train_flags),
     ("sample", "make pictures with a checkpoint and LoRAs", _sample, _sample_flags),
     ("options", "print the table of all options", _options, _no_flags),

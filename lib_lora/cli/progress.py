@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator
 
 from tqdm import tqdm
@@ -12,25 +14,38 @@ from tqdm import tqdm
 from lib_lora.base.events import (
     Event,
     Note,
+    Paused,
     Progress,
+    Resumed,
     SampleReady,
     Saved,
+    StateSaved,
     StepDone,
     TrainingEnded,
     TrainingStarted,
 )
 from lib_lora.base.signals import Control
 from lib_lora.training.log import AVERAGE_STEPS
+from lib_lora.training.planning import is_main_process, process_count
 
 
 @contextlib.contextmanager
 def stop_on_ctrl_c(control: Control) -> Iterator[None]:
     """The first Ctrl-C asks the work to stop and keep what it has; the second ends the program at once."""
+    # A launcher of several processes passes on a Ctrl-C that the terminal has given to all of them.
+    echo_s = 3.0 if process_count() > 1 else 0.0
+    asked = 0.0
 
     def ask(number: int, frame: object) -> None:
+        nonlocal asked
         if control.stopping:
+            if time.monotonic() - asked < echo_s:
+                return
             raise KeyboardInterrupt
-        print("\nstopping after this step; Ctrl-C again ends at once", file=sys.stderr)
+        asked = time.monotonic()
+        if is_main_process():
+            print("\nstopping after this step and saving; Ctrl-C again ends at once", file=sys.stderr)
+        control.save_state()
         control.stop()
 
     previous = signal.signal(signal.SIGINT, ask)
@@ -54,7 +69,7 @@ class Printer:
         elif isinstance(event, Progress):
             self._advance(event.what, event.done, event.total, "it")
         elif isinstance(event, TrainingStarted):
-            self._advance("steps", 0, event.total_steps, "step")
+            self._advance("steps", event.step, event.total_steps, "step")
         elif isinstance(event, StepDone):
             self._losses = [*self._losses[1 - AVERAGE_STEPS :], event.loss]
             self._advance("steps", event.step, None, "step")
@@ -64,8 +79,12 @@ class Printer:
                 lr="/".join(f"{rate:.1e}" for rate in event.lr.values()),
                 refresh=False,
             )
-        elif isinstance(event, Saved):
+        elif isinstance(event, (Saved, StateSaved)):
             self._line(f"saved {event.path}")
+        elif isinstance(event, Paused):
+            self._line(f"paused after step {event.step}")
+        elif isinstance(event, Resumed):
+            self._line("going on")
         elif isinstance(event, SampleReady):
             self._line(f"sample {event.path}")
         elif isinstance(event, TrainingEnded):
@@ -74,7 +93,10 @@ class Printer:
 
     def _summary(self, event: TrainingEnded) -> str:
         words = f"{'stopped' if event.stopped else 'done'} after {event.step} steps and {event.seconds:.0f} s"
-        return "\n".join([f"{words}; wrote:", *(f"  {path}" for path in event.written)] if event.written else [words])
+        lines = [f"{words}; wrote:", *(f"  {path}" for path in event.written)] if event.written else [words]
+        if event.stopped and event.state:
+            lines.append(f"to go on, give the same options and: --resume {shlex.quote(str(event.state))}")
+        return "\n".join(lines)
 
     def _advance(self, what: str, done: int, total: int | None, unit: str) -> None:
         if self._what != what:

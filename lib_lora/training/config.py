@@ -16,9 +16,35 @@ LOSS, OUTPUT, SAMPLES, MACHINE = "Loss and noise", "Output", "Samples", "Machine
 class TrainConfig:
     """The options of ``train`` and ``plan``."""
 
-    pretrained_model_name_or_path: Path = option(REQUIRED, "checkpoint to train on (.safetensors)", group=MODEL)
-    vae: Path | None = option(None, "VAE file that replaces the checkpoint's own", group=MODEL)
-    clip_skip: int = option(1, "text encoder layer to take, counted from the end", minimum=1, maximum=12, group=MODEL)
+    pretrained_model_name_or_path: Path = option(
+        REQUIRED, "checkpoint to train on: .safetensors, .ckpt, .pt, or a folder in diffusers' layout", group=MODEL
+    )
+    vae: Path | None = option(
+        None,
+        "VAE that replaces the checkpoint's own: .safetensors, .ckpt, .pt, .bin, or diffusers' folder",
+        group=MODEL,
+    )
+    clip_skip: int = option(
+        1,
+        "text encoder layer to take, counted from the end (SD1; the others have theirs)",
+        minimum=1,
+        maximum=12,
+        group=MODEL,
+    )
+    prediction_type: str = option(
+        "auto",
+        "what the UNet predicts; auto finds out",
+        choices=("auto", "epsilon", "v_prediction"),
+        level="advanced",
+        group=MODEL,
+    )
+    zero_terminal_snr: str = option(
+        "auto",
+        "noise schedule that ends in noise alone (arXiv 2305.08891); auto finds out",
+        choices=("auto", "on", "off"),
+        level="advanced",
+        group=MODEL,
+    )
 
     train_data_dir: Path = option(REQUIRED, "folder of pictures, or of <repeats>_<name> folders", group=DATA)
     reg_data_dir: Path | None = option(None, "folder of regularisation pictures, same layout", group=DATA)
@@ -38,6 +64,30 @@ class TrainConfig:
         group=DATA,
     )
     bucket_no_upscale: bool = option(False, "never enlarge a picture to fill its bucket", level="advanced", group=DATA)
+    caption_separator: str = option(",", "what stands between two tags of a caption", level="advanced", group=DATA)
+    shuffle_caption: bool = option(False, "show a caption's tags in another order each time", group=DATA)
+    keep_tokens: int = option(
+        0, "how many first tags keep their place and are never dropped", unit="tags", minimum=0, group=DATA
+    )
+    keep_tokens_separator: str = option(
+        "",
+        "where it stands in a caption, tags before it keep their place, and tags behind a second one, as ||| in "
+        "zorb ||| red, dog ||| masterpiece",
+        level="advanced",
+        group=DATA,
+    )
+    caption_dropout_rate: float = option(
+        0.0, "share of samples shown without a caption", minimum=0, maximum=1, level="advanced", group=DATA
+    )
+    caption_dropout_every_n_epochs: int = option(
+        0, "every n-th epoch is shown without captions; 0 is never", minimum=0, level="advanced", group=DATA
+    )
+    caption_tag_dropout_rate: float = option(
+        0.0, "share of tags left out, anew each time", minimum=0, maximum=1, level="advanced", group=DATA
+    )
+    caption_prefix: str = option("", "text before every caption", level="advanced", group=DATA)
+    caption_suffix: str = option("", "text behind every caption", level="advanced", group=DATA)
+    flip_aug: bool = option(False, "show half of the pictures mirrored, drawn anew each time", group=DATA)
     max_token_length: int = option(
         75, "longest caption, 75, 150 or 225", unit="tokens", minimum=75, maximum=225, level="advanced", group=DATA
     )
@@ -90,10 +140,38 @@ class TrainConfig:
         minimum=0,
         group=LEARNING,
     )
-    text_encoder_lr: float | None = option(
+    text_encoder_lr: tuple[float, ...] | None = option(
         None,
-        "learning rate of the text encoder; none takes learning_rate, 0 leaves it as it is",
+        "learning rate of the text encoder, for SDXL also one for each; none takes learning_rate, 0 leaves it as it is",
         minimum=0,
+        group=LEARNING,
+    )
+    down_lr_weight: tuple[str, ...] = option(
+        (),
+        "factors on the rate of the UNet's blocks IN00, IN01 and so on (12; SDXL 9), 0 leaves a block out; or cosine, "
+        "sine, linear, reverse_linear or zeros, which +0.25 lifts",
+        level="advanced",
+        group=LEARNING,
+    )
+    mid_lr_weight: tuple[float, ...] = option(
+        (), "factor on the rate of the UNet's middle block (SDXL also 3)", minimum=0, level="advanced", group=LEARNING
+    )
+    up_lr_weight: tuple[str, ...] = option(
+        (), "as down_lr_weight, of the blocks OUT00, OUT01 and so on", level="advanced", group=LEARNING
+    )
+    block_lr_zero_threshold: float = option(
+        0.0,
+        "factors of down_, mid_ and up_lr_weight up to this count as 0",
+        minimum=0,
+        level="advanced",
+        group=LEARNING,
+    )
+    block_lr_weight: tuple[float, ...] = option(
+        (),
+        "in place of those, factors on all blocks in the order of block weights: 26 or 17, for SDXL 20 or 12, the "
+        "text encoders' first",
+        minimum=0,
+        level="advanced",
         group=LEARNING,
     )
     optimizer_type: str = option("AdamW", "optimizer", group=LEARNING)
@@ -144,6 +222,16 @@ class TrainConfig:
     save_precision: str = option("fp16", "number format of the file", choices=("fp16", "bf16", "float"), group=OUTPUT)
     save_every_n_epochs: int | None = option(None, "also save after every n epochs", minimum=1, group=OUTPUT)
     save_every_n_steps: int | None = option(None, "also save after every n steps", minimum=1, group=OUTPUT)
+    save_state: bool = option(
+        False, "save the run's state at its end too, to train on later", level="advanced", group=OUTPUT
+    )
+    save_state_every_n_steps: int | None = option(
+        None, "save the run's state after every n steps, to go on after a crash", minimum=1, group=OUTPUT
+    )
+    keep_states: int = option(1, "how many of the last states are kept", minimum=1, level="advanced", group=OUTPUT)
+    resume: Path | None = option(
+        None, "state to go on from: <output_name>-state or a folder in it", level="advanced", group=OUTPUT
+    )
     logging_dir: Path | None = option(
         None, "folder for the loss log; none takes <output_dir>/<output_name>-log", level="advanced", group=OUTPUT
     )
@@ -161,9 +249,59 @@ class TrainConfig:
 
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", level="advanced", group=MACHINE)
     mixed_precision: str = option(
-        "no", "number format of the computation", choices=("no", "bf16"), level="advanced", group=MACHINE
+        "no", "number format of the computation", choices=("no", "fp16", "bf16"), level="advanced", group=MACHINE
+    )
+    gradient_checkpointing: bool = option(
+        False, "much less memory, a quarter to a third more time: compute activations again", group=MACHINE
+    )
+    gradient_checkpointing_depth: int | None = option(
+        None,
+        "only so many of the UNet's levels, counted from the finest, are computed again; none takes all and the text "
+        "encoders",
+        minimum=1,
+        level="advanced",
+        group=MACHINE,
+    )
+    attention: str = option(
+        "sdpa", "kernels of the UNet's attention", choices=("sdpa", "xformers"), level="advanced", group=MACHINE
+    )
+    torch_compile: bool = option(
+        False, "compile each layer first (CUDA only, not yet proven): slow to start", level="advanced", group=MACHINE
     )
     vae_batch_size: int = option(1, "pictures encoded at once", minimum=1, level="advanced", group=MACHINE)
+    no_half_vae: bool = option(
+        False,
+        "encode pictures in single precision although mixed_precision is bf16 (with fp16 it always is)",
+        level="advanced",
+        group=MACHINE,
+    )
+    cache_latents: bool = option(
+        True,
+        "encode pictures once; otherwise anew at each step, with the VAE on the card",
+        level="advanced",
+        group=MACHINE,
+    )
+    cache_latents_to_disk: bool = option(
+        False, "keep encoded pictures in cache_dir, for further runs and for less memory", group=MACHINE
+    )
+    cache_text_encoder_outputs: bool = option(
+        True,
+        "encode captions once, where no text encoder is trained and tags are neither shuffled nor dropped",
+        level="advanced",
+        group=MACHINE,
+    )
+    cache_text_encoder_outputs_to_disk: bool = option(
+        False,
+        "keep encoded captions in cache_dir, for further runs and for less memory",
+        level="advanced",
+        group=MACHINE,
+    )
+    cache_dir: Path | None = option(
+        None,
+        "folder of what is kept on disk, for all runs; none takes .lora_studio_cache beside train_data_dir",
+        level="advanced",
+        group=MACHINE,
+    )
 
 
 def check(config: TrainConfig) -> None:
@@ -205,15 +343,59 @@ def check(config: TrainConfig) -> None:
             came=config.min_bucket_reso,
             allowed=f"at most {config.max_bucket_reso}",
         )
+    _check_captions_and_caches(config)
+    _check_block_weights(config)
     wants_samples = config.sample_every_n_epochs or config.sample_every_n_steps or config.sample_at_first
     if wants_samples and config.sample_prompts is None:
         raise StudioError("must be given when samples are asked for", field="sample_prompts", allowed="a text file")
 
 
+def _check_block_weights(config: TrainConfig) -> None:
+    lengths = (12, 17, 20, 26)
+    if config.block_lr_weight and len(config.block_lr_weight) not in lengths:
+        raise StudioError(
+            "not a list of block weights",
+            field="block_lr_weight",
+            came=f"{len(config.block_lr_weight)} numbers",
+            allowed=f"{', '.join(map(str, lengths))} numbers",
+        )
+    for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
+        if config.block_lr_weight and getattr(config, name):
+            raise StudioError(
+                "excludes block_lr_weight", field=name, came=getattr(config, name), allowed="one of the two"
+            )
+    if config.block_lr_zero_threshold and config.block_lr_weight:
+        raise StudioError(
+            "goes with down_, mid_ and up_lr_weight",
+            field="block_lr_zero_threshold",
+            came=config.block_lr_zero_threshold,
+            allowed="0 with block_lr_weight, where a block is left out by 0",
+        )
+
+
+def _check_captions_and_caches(config: TrainConfig) -> None:
+    if not config.caption_separator:
+        raise StudioError("must not be empty", field="caption_separator", came="", allowed="a text, usually ,")
+    for part in ("latents", "text_encoder_outputs"):
+        if getattr(config, f"cache_{part}_to_disk") and not getattr(config, f"cache_{part}"):
+            raise StudioError(
+                f"excludes cache_{part} off", field=f"cache_{part}_to_disk", came=True, allowed=f"cache_{part} on"
+            )
+    if config.cache_text_encoder_outputs_to_disk and trained_parts(config)[1]:
+        raise StudioError(
+            "encoded captions cannot be kept while a text encoder is trained",
+            field="cache_text_encoder_outputs_to_disk",
+            came=True,
+            allowed="network_train_unet_only, or text_encoder_lr 0",
+        )
+
+
 def trained_parts(config: TrainConfig) -> tuple[bool, bool]:
     """Whether the UNet and whether the text encoder is trained."""
     unet = not config.network_train_text_encoder_only and config.unet_lr != 0
-    text_encoder = not config.network_train_unet_only and config.text_encoder_lr != 0
+    text_encoder = not config.network_train_unet_only and (
+        config.text_encoder_lr is None or any(config.text_encoder_lr)
+    )
     return unet, text_encoder
 
 

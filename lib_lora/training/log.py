@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,39 +13,48 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, StepDone
-from lib_lora.files.atomic import atomic_write
+from lib_lora.files.atomic import atomic_write, write_bytes
 
 COLUMNS = ("step", "epoch", "loss", "average_loss", "seconds")
 
 
 class RunLog:
-    """Writes ``loss.csv`` and ``tensorboard/`` line by line, ``loss.png`` when closed.
+    """Writes ``loss.csv`` and ``tensorboard/`` line by line, ``loss.png`` now and then and when closed.
 
     A context manager. Hand it every event of a run; it looks at the steps only.
+
+    Args:
+        before: the bytes of loss.csv that a run is resumed with; whatever else is in the file goes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, before: bytes = b"") -> None:
         self.folder = folder
-        self.losses: list[float] = []
+        self.picture = folder / "loss.png"
+        self.table = folder / "loss.csv"
+        rows = list(csv.DictReader(before.decode("utf-8").splitlines()))
+        # Kept as they are written, so that averages do not depend on where a run was resumed.
+        self.losses = [float(row["loss"]) for row in rows]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / "loss.csv").open("w", newline="", encoding="utf-8")
+            write_bytes(self.table, before)
+            self._file = self.table.open("a", newline="", encoding="utf-8")
         except OSError as error:
             raise StudioError(f"cannot be written ({error.strerror})", field="logging_dir", file=folder) from error
-        self._csv: csv.DictWriter | None = None
-        self._board = _board(folder / "tensorboard")
-        self.picture = folder / "loss.png"
+        self._csv = csv.DictWriter(self._file, list(rows[0])) if rows else None
+        self._board = _board(folder / "tensorboard", purge_step=int(rows[-1]["step"]) + 1 if rows else None)
+        self._next_picture = time.monotonic() + _PICTURE_SECONDS
 
     def write(self, event: Event) -> None:
         if not isinstance(event, StepDone):
             return
-        self.losses.append(event.loss)
+        loss = f"{event.loss:.6g}"
+        self.losses.append(float(loss))
         average = moving_average(self.losses[-AVERAGE_STEPS:])[-1]
         rates = {f"lr_{group}": rate for group, rate in event.lr.items()}
         row = {
             "step": event.step,
             "epoch": event.epoch,
-            "loss": f"{event.loss:.6g}",
+            "loss": loss,
             "average_loss": f"{average:.6g}",
             "seconds": f"{event.seconds:.4g}",
             **{name: f"{rate:.6g}" for name, rate in rates.items()},
@@ -55,14 +67,30 @@ class RunLog:
         if self._board is not None:
             for name, value in {"loss/current": event.loss, "loss/average": average, **rates}.items():
                 self._board.add_scalar(name, value, event.step)
+        self._refresh_picture()
+
+    def bytes(self) -> bytes:
+        """What loss.csv holds so far."""
+        return self.table.read_bytes()
+
+    def _refresh_picture(self) -> None:
+        started = time.monotonic()
+        if started >= self._next_picture:
+            self._draw()
+            # Drawing a long run's picture may take no more than a hundredth of the time.
+            took = time.monotonic() - started
+            self._next_picture = started + max(_PICTURE_SECONDS, 100 * took)
+
+    def _draw(self) -> None:
+        with atomic_write(self.picture) as file:
+            loss_picture(self.losses).save(file, format="PNG")
 
     def close(self) -> None:
         self._file.close()
         if self._board is not None:
             self._board.close()
         if self.losses:
-            with atomic_write(self.picture) as file:
-                loss_picture(self.losses).save(file, format="PNG")
+            self._draw()
 
     def __enter__(self) -> RunLog:
         return self
@@ -71,15 +99,29 @@ class RunLog:
         self.close()
 
 
+class SilentLog(contextlib.AbstractContextManager):
+    """The log of a process that writes nothing."""
+
+    def write(self, event: Event) -> None:
+        """Nothing."""
+
+    def bytes(self) -> bytes:
+        return b""
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing."""
+
+
+_PICTURE_SECONDS = 30
 AVERAGE_STEPS = 50
 
 
-def _board(folder: Path):
+def _board(folder: Path, purge_step: int | None):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # an option of the host's: everything else is written without it
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def moving_average(values: Sequence[float], window: int = AVERAGE_STEPS) -> list[float]:
@@ -111,12 +153,12 @@ def loss_picture(losses: Sequence[float], size_px: tuple[int, int] = (960, 420))
         y = bottom - (bottom - top) * (min(max(value, low), high) - low) / (high - low)
         return x, y
 
-    for tick in range(6):
-        value = low + (high - low) * tick / 5
+    for value in round_ticks(high):
         y = point(0, value)[1]
         draw.line([(left, y), (right, y)], fill="#e4e4e7", width=scale)
-        draw.text((left - 8 * scale, y), f"{value:.3g}", fill="#52525b", font=small, anchor="rm")
-        step = 1 + round((len(losses) - 1) * tick / 5)
+        draw.text((left - 8 * scale, y), f"{value:g}", fill="#52525b", font=small, anchor="rm")
+    for step in round_ticks(len(losses)):
+        step = max(1, round(step))
         draw.text((point(step - 1, 0)[0], bottom + 8 * scale), str(step), fill="#52525b", font=small, anchor="ma")
     for values, colour, line_px in ((losses, "#c7d2fe", 1), (averages, "#4338ca", 3)):
         points = [point(index, value) for index, value in enumerate(values)]
@@ -125,6 +167,13 @@ def loss_picture(losses: Sequence[float], size_px: tuple[int, int] = (960, 420))
     draw.text((left, 14 * scale), title, fill="#18181b", font=font(15 * scale))
     draw.text((right, height - 8 * scale), "step", fill="#52525b", font=small, anchor="rd")
     return image.resize(size_px, Image.Resampling.LANCZOS)
+
+
+def round_ticks(high: float, most: int = 6) -> list[float]:
+    """At most ``most`` places from 0 to ``high`` at even distances of 1, 2 or 5 times a power of ten."""
+    decade = 10.0 ** math.floor(math.log10(high / most))
+    distance = next(factor * decade for factor in (1, 2, 5, 10, 20) if high < factor * decade * most)
+    return [float(f"{i * distance:.6g}") for i in range(most) if i * distance <= high]
 
 
 def font(size_px: int) -> ImageFont.ImageFont:

@@ -6,12 +6,16 @@ import datetime
 import json
 import time
 from collections import Counter
+from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lib_lora.arch.family import Family
+from lib_lora.base.events import Progress
 from lib_lora.base.seeds import derive_seed
 from lib_lora.dataset.plan import Plan, PlannedImage, parse_resolution
-from lib_lora.files.lora_file import model_hash_legacy, sha256
+from lib_lora.files.file_hashes import HashAhead, sha256_steps
+from lib_lora.files.lora_file import model_hash_legacy
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.config import TrainConfig
 
@@ -21,30 +25,35 @@ _ARCHITECTURE = {
     Family.SD2: "stable-diffusion-v2-512",
     Family.SDXL: "stable-diffusion-xl-v1-base",
 }
+_SD2_V = "stable-diffusion-v2-768-v"
 
 
-def run_metadata(config: TrainConfig, plan: Plan, model: DiffusionModel, rates: dict[str, float]) -> dict[str, str]:
+def run_metadata(
+    config: TrainConfig, plan: Plan, model: DiffusionModel, rates: Mapping[str, Any], hashes: Mapping[str, str]
+) -> dict[str, str]:
     """All that is known before the first step, as text values.
 
     Args:
-        rates: the learning rate of each group that is trained ("unet", "text_encoder").
+        rates: the learning rate of each part that is trained ("unet", "text_encoder"); a list for two encoders.
+        hashes: what ``model_hashes`` gave.
     """
     started = time.time()
     values: dict[str, Any] = {
         "ss_session_id": derive_seed(config.seed, "session", repr(started)) % 2**32,
         "ss_training_started_at": started,
         "ss_network_module": "networks.lora",
-        "ss_network_args": {"conv_dim": config.conv_dim, "conv_alpha": config.conv_alpha} if config.conv_dim else {},
+        "ss_network_args": _network_args(config),
         "ss_v2": model.family is Family.SD2,
-        "ss_base_model_version": _BASE_VERSION[model.family],
+        "ss_base_model_version": _BASE_VERSION[model.family] + ("_v" if _is_sd2_v(model) else ""),
         "ss_unet_lr": rates.get("unet"),
         "ss_text_encoder_lr": rates.get("text_encoder"),
-        "ss_cache_latents": True,
-        "ss_zero_terminal_snr": False,
+        "ss_cache_latents": config.cache_latents,
+        "ss_zero_terminal_snr": model.zero_terminal_snr,
         "ss_loss_type": "l2",
         **_own_options(config),
         **_dataset(config, plan),
         **_checkpoint(model),
+        **hashes,
         **_modelspec(config, model),
     }
     return {key: _text(value) for key, value in values.items()}
@@ -113,14 +122,40 @@ def _dataset(config: TrainConfig, plan: Plan) -> dict[str, Any]:
         "ss_dataset_dirs": _folders(training),
         "ss_reg_dataset_dirs": _folders(regularisation),
         "ss_tag_frequency": _tag_frequency(training),
-        "ss_shuffle_caption": False,
-        "ss_keep_tokens": 0,
-        "ss_flip_aug": False,
         "ss_color_aug": False,
         "ss_random_crop": False,
-        "ss_caption_dropout_rate": 0.0,
-        "ss_caption_dropout_every_n_epochs": 0,
+        **{f"ss_{name}": getattr(config, name) for name in _CAPTION_OPTIONS},
     }
+
+
+_CAPTION_OPTIONS = (
+    "shuffle_caption",
+    "keep_tokens",
+    "keep_tokens_separator",
+    "caption_separator",
+    "caption_prefix",
+    "caption_suffix",
+    "caption_dropout_rate",
+    "caption_dropout_every_n_epochs",
+    "caption_tag_dropout_rate",
+    "flip_aug",
+)
+_NETWORK_OPTIONS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_lr_weight")
+
+
+def _network_args(config: TrainConfig) -> dict[str, Any]:
+    """What sd-scripts takes as ``network_args``."""
+    given: dict[str, Any] = {}
+    if config.conv_dim:
+        given = {"conv_dim": config.conv_dim, "conv_alpha": config.conv_alpha}
+    lists = {name: getattr(config, name) for name in _NETWORK_OPTIONS}
+    return given | {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in lists.items() if value
+    }
+
+
+def _is_sd2_v(model: DiffusionModel) -> bool:
+    return model.family is Family.SD2 and model.prediction_type == "v_prediction"
 
 
 def _folders(images: list[PlannedImage]) -> dict[str, dict[str, int]]:
@@ -140,15 +175,36 @@ def _tag_frequency(images: list[PlannedImage]) -> dict[str, dict[str, int]]:
     return {folder: dict(counts) for folder, counts in frequency.items()}
 
 
+def model_hashes(
+    model: DiffusionModel, store: Path, ahead: HashAhead | None = None
+) -> Generator[Progress, None, dict[str, str]]:
+    """The hashes by which the WebUI and model sites know the checkpoint and the VAE; a folder has none.
+
+    Args:
+        store: as ``files.file_hashes`` keeps it.
+        ahead: a hash that is being worked out already, of the checkpoint say.
+    """
+    hashes: dict[str, str] = {}
+    for name, path in (("sd_model", model.path), ("vae", model.vae_path)):
+        if path is not None and path.is_file():
+            hashes[f"ss_{name}_hash"] = model_hash_legacy(path)
+            steps = ahead.steps() if ahead and ahead.path == path else sha256_steps(path, store)
+            hashes[f"ss_new_{name}_hash"] = yield from _as_progress(f"hash of {path.name}", steps)
+    return hashes
+
+
+def _as_progress(what: str, steps: Generator[tuple[int, int], None, str]) -> Generator[Progress, None, str]:
+    while True:
+        try:
+            yield Progress(what, *next(steps))
+        except StopIteration as end:
+            return end.value
+
+
 def _checkpoint(model: DiffusionModel) -> dict[str, Any]:
-    values: dict[str, Any] = {"ss_sd_model_name": model.path.name if model.path else model.name}
-    if model.path:
-        values["ss_sd_model_hash"] = model_hash_legacy(model.path)
-        values["ss_new_sd_model_hash"] = sha256(model.path)
+    values: dict[str, Any] = {"ss_sd_model_name": model.path.resolve().name if model.path else model.name}
     if model.vae_path:
-        values["ss_vae_name"] = model.vae_path.name
-        values["ss_vae_hash"] = model_hash_legacy(model.vae_path)
-        values["ss_new_vae_hash"] = sha256(model.vae_path)
+        values["ss_vae_name"] = model.vae_path.resolve().name
     return values
 
 
@@ -156,7 +212,7 @@ def _modelspec(config: TrainConfig, model: DiffusionModel) -> dict[str, Any]:
     width, height = parse_resolution(config.resolution)
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{_ARCHITECTURE[model.family]}/lora",
+        "modelspec.architecture": f"{_SD2_V if _is_sd2_v(model) else _ARCHITECTURE[model.family]}/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": config.output_name,
         "modelspec.resolution": f"{width}x{height}",

@@ -7,13 +7,15 @@ step size that is found for the UNet says nothing about the text encoder.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -65,15 +67,20 @@ class OptimizerEntry:
     late: frozenset[str] = frozenset()
     needs_cuda: bool = False
 
-    def load(self) -> type[Optimizer]:
+    def load(self, device: torch.device | None = None) -> type[Optimizer]:
         """The class.
 
+        Args:
+            device: where the parameters will be; None: wherever there is most.
+
         Raises:
-            StudioError: there is no CUDA card for one that needs it, the package is missing, or the package has no
-                such optimizer. Nothing else takes its place.
+            StudioError: there is no CUDA card for one that needs it, or the run is not on it; the package is missing
+                or has no such optimizer. Nothing else takes its place.
         """
         if self.needs_cuda and not torch.cuda.is_available():
             raise _refusal("needs a CUDA card, and there is none here", self.name)
+        if self.needs_cuda and device is not None and device.type != "cuda":
+            raise _refusal(f"needs a CUDA card, and this run is on {device}", self.name)
         package = self.module.partition(".")[0]
         if not package.isidentifier() or importlib.util.find_spec(package) is None:
             raise _refusal(f"needs the Python package {package}, which is not installed", self.name)
@@ -334,6 +341,23 @@ class OptimizerSet:
         """Before samples and before saving; see ``train``."""
         self._mode("eval")
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Weights as they are to be seen and saved; afterwards those to be trained are back, bit for bit."""
+        if not any(callable(getattr(optimizer, "eval", None)) for optimizer in self.optimizers):
+            yield
+            return
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        trained = [parameter.detach().clone() for parameter in parameters]
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train()
+            with torch.no_grad():
+                for parameter, value in zip(parameters, trained):
+                    parameter.copy_(value)
+
     def _mode(self, name: str) -> None:
         for optimizer in self.optimizers:
             switch = getattr(optimizer, name, None)
@@ -373,10 +397,25 @@ class OptimizerSet:
         if came != mine:
             raise StudioError("the saved state is another's", field=OPTIMIZERS.field, came=came, allowed=mine)
         for optimizer, state in zip(self.optimizers, states):
+            kernels = [group.get("fused") for group in optimizer.param_groups]  # of this machine, not of the state's
             try:
                 optimizer.load_state_dict(state["state"])
             except ValueError as error:
                 raise StudioError(f"the saved state does not fit: {error}", field=OPTIMIZERS.field) from error
+            _keep_dtypes(optimizer, state["state"])
+            for group, fused in zip(optimizer.param_groups, kernels):
+                if "fused" in group:
+                    group["fused"] = fused
+
+
+def _keep_dtypes(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Take saved tensors as they are where torch's ``load_state_dict`` has cast them to the parameters' dtype."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, saved in state["state"].items():
+        loaded = optimizer.state[parameters[index]]
+        for key, value in saved.items():
+            if isinstance(value, torch.Tensor) and loaded[key].dtype != value.dtype:
+                loaded[key] = value.to(loaded[key].device, copy=True)
 
 
 def _plain(rate: Any) -> float | None:
@@ -463,6 +502,16 @@ def _rate_for(entry: OptimizerEntry, group: ParamGroup, relative: bool) -> dict[
     return {"lr": float(rate)}
 
 
+@lru_cache
+def _fuses_on_cpu() -> bool:
+    """Whether this PyTorch (2.4 and newer) has AdamW as one kernel on the CPU; on cards its own choice is fast."""
+    try:
+        torch.optim.AdamW([torch.zeros(1, requires_grad=True)], fused=True)
+    except RuntimeError:
+        return False
+    return True
+
+
 def _build_one(
     entry: OptimizerEntry,
     optimizer: type[Optimizer],
@@ -474,6 +523,9 @@ def _build_one(
     if not parameters:
         raise StudioError(f"{group.name} has nothing to train", field="network_targets")
     early = {key: False if key in entry.late else value for key, value in arguments.items()}
+    chosen = {"fused", "foreach"} & early.keys()
+    if optimizer is torch.optim.AdamW and not chosen and parameters[0].device.type == "cpu" and _fuses_on_cpu():
+        early["fused"] = True
     try:
         made = optimizer(parameters, **rate, **early)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:

@@ -326,9 +326,7 @@ def test_a_step_draws_the_same_again_and_another_step_another():
     x = input_for(layer).float()
     first = layer(x)
     assert torch.equal(layer(x), first)
-    adapter.state.micro_step = 1
-    assert not torch.equal(layer(x), first)
-    adapter.state.micro_step, adapter.state.step = 0, 1
+    adapter.state.step = 1
     assert not torch.equal(layer(x), first)
     adapter.state.step = 0
     assert torch.equal(layer(x), first)
@@ -336,6 +334,32 @@ def test_a_step_draws_the_same_again_and_another_step_another():
     other.load_state_dict(layer.state_dict())
     dropping(other, seed=8, dropout=0.5).lora_down.data.copy_(adapter.lora_down.data)
     assert not torch.equal(other(x), first)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "rank_dropout"])
+def test_a_picture_draws_the_same_in_every_batch(kind):
+    layer = nn.Linear(6, 5).double()
+    adapter = dropping(layer, **{kind: 0.5}).double()
+    x = torch.randn(4, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    adapter.state.samples = (30, 11, 25, 4)
+    whole = layer(x)
+    adapter.state.samples = (25, 11)
+    torch.testing.assert_close(layer(x[[2, 1]]), whole[[2, 1]], rtol=1e-12, atol=1e-12)
+    adapter.state.samples = (31, 11)
+    other = layer(x[:2])
+    assert not torch.allclose(other[0], whole[0]) and torch.allclose(other[1], whole[1])
+
+
+def test_a_caption_of_several_chunks_draws_for_each_of_them():
+    layer = nn.Linear(6, 5).double()
+    adapter = dropping(layer, dropout=0.5).double()
+    x = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rows = x.repeat_interleave(2, 0)[:, None]  # three captions of two chunks with the same content
+    adapter.state.samples = (5, 6, 7)
+    whole = layer(rows)
+    assert not torch.allclose(whole[0], whole[1])
+    adapter.state.samples = (7,)
+    torch.testing.assert_close(layer(rows[4:]), whole[4:], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

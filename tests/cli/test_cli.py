@@ -99,6 +99,8 @@ def test_ctrl_c_keeps_what_the_run_has(train_options):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "stopped after" in output
+    (state,) = (train_options["output_dir"] / "zorb-state").iterdir()
+    assert f"--resume {state}" in output
     assert len(list(train_options["output_dir"].glob("zorb-step*.safetensors"))) == 1
     assert not (train_options["output_dir"] / "zorb.safetensors").exists()
 

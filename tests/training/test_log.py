@@ -8,7 +8,7 @@ from PIL import Image
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import StepDone
-from lib_lora.training.log import RunLog, loss_picture, moving_average
+from lib_lora.training.log import RunLog, loss_picture, moving_average, round_ticks
 
 
 def test_moving_average_is_the_mean_of_the_last_values():
@@ -48,7 +48,47 @@ def test_the_curve_falls_where_the_loss_falls():
     assert heights[1] > heights[0] + 100  # lower on the page
 
 
+@pytest.mark.parametrize(
+    ("high", "ticks"),
+    [
+        (0.0321, [0, 0.01, 0.02, 0.03]),
+        (850, [0, 200, 400, 600, 800]),
+        (3, [0, 1, 2, 3]),
+        (1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+    ],
+)
+def test_ticks_stand_at_round_numbers(high, ticks):
+    assert round_ticks(high) == ticks
+
+
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudioError, match="logging_dir"):
         RunLog(tmp_path / "file" / "log")
+
+
+def test_a_resumed_log_goes_on_after_the_rows_it_was_given(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    events = [StepDone(step, 1, 1.0 / 3 / step, {"unet": 1e-4}, 0.5) for step in range(1, 8)]
+    with RunLog(whole) as log:
+        for event in events:
+            log.write(event)
+    with RunLog(broken) as log:
+        for event in events[:3]:
+            log.write(event)
+        kept = log.bytes()
+        for event in events[3:5]:  # made, but not kept: the run was killed before its next state
+            log.write(event)
+    with RunLog(broken, kept) as log:
+        for event in events[3:]:
+            log.write(event)
+        assert log.losses == pytest.approx([event.loss for event in events], rel=1e-5)
+    assert (broken / "loss.csv").read_bytes() == (whole / "loss.csv").read_bytes()
+    assert (broken / "loss.png").read_bytes() == (whole / "loss.png").read_bytes()
+
+
+def test_the_picture_is_drawn_while_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("lib_lora.training.log._PICTURE_SECONDS", 0)
+    with RunLog(tmp_path) as log:
+        log.write(StepDone(1, 1, 0.25, {"unet": 1e-4}, 0.5))
+        assert Image.open(tmp_path / "loss.png").size == (960, 420)

@@ -7,58 +7,11 @@ import copy
 import pytest
 import torch
 
-from lib_lora.adapters.base import NetworkSpec
-from lib_lora.adapters.network import Network
+from float64_run import Setting
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import EpochDone, StepDone, TrainingStarted
-from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
-from lib_lora.models.loader import load_model
-from lib_lora.training.config import TrainConfig
-from lib_lora.training.data import TrainingData
-from lib_lora.training.denoising import Denoising
-from lib_lora.training.loop import train
 from lib_lora.training.noise import sample_noise, sample_timesteps
-from lib_lora.training.optimizers import OptimizerSet
-from lib_lora.training.planning import make_plan
-from lib_lora.training.schedules import Schedule, ScheduleShape
-
-SPEC = NetworkSpec(rank=2, alpha=1.0, conv_rank=2, conv_alpha=2.0)
-
-
-class Setting:
-    """A tiny model in float64 with a network whose up matrices are not zero, as after some training."""
-
-    def __init__(self, options, **more):
-        self.config = from_mapping(TrainConfig, {**options, "max_grad_norm": 0.0, **more})
-        self.model = load_model(self.config.pretrained_model_name_or_path, compute_dtype=torch.float64)
-        self.network = Network.create(self.model.unet, self.model.text_encoders, SPEC, seed=1).double()
-        generator = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for parameter in self.network.parameters():
-                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        self.data = TrainingData(make_plan(self.config), self.config)
-        for _ in self.data.cache_latents(self.model, Control()):
-            pass
-
-    def train(self, control=None, objective=None):
-        groups = self.network.parameter_groups()
-        optimizers = OptimizerSet(list(groups), [torch.optim.SGD(p, lr=0.1) for p in groups.values()])
-        schedule = Schedule(optimizers, "constant", ScheduleShape(self.data.plan.total_steps))
-        self.network.attach()
-        try:
-            yield from train(
-                self.model,
-                self.network,
-                self.data,
-                objective or Denoising(self.config, self.model),
-                self.config,
-                optimizers,
-                schedule,
-                control=control,
-            )
-        finally:
-            self.network.detach_from_model()
 
 
 def dense_gradients(setting, batches):
@@ -80,7 +33,7 @@ def dense_gradients(setting, batches):
     config, data = setting.config, setting.data
     losses = []
     for ids in batches:
-        batch = data.batch(ids, torch.device("cpu"))
+        batch = data.batch(ids, torch.device("cpu"), 1)
         tokenizer = setting.model.tokenizers[0]
         for index, sample in enumerate(ids):
             tokens = tokenizer.encode(batch.captions[index])

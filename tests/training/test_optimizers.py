@@ -375,6 +375,39 @@ def test_schedule_free_optimizers_are_told_their_mode():
     assert [*modes, built.optimizers[0].mode] == ["train", "eval", "train"]
 
 
+def test_weights_come_back_bit_for_bit_after_they_were_looked_at():
+    class Averaging(torch.optim.SGD):
+        """Shows other weights than it trains, and comes back with rounding, as schedule-free optimizers do."""
+
+        def train(self):
+            self.scale(3.0)
+
+        def eval(self):
+            self.scale(1 / 3)
+
+        @torch.no_grad()
+        def scale(self, factor):
+            for p in self.param_groups[0]["params"]:
+                p.mul_(factor)
+
+    weights = parameter(0.1)
+    built = subject.OptimizerSet(["unet"], [Averaging([weights], lr=0.1)])
+    trained = weights.detach().clone()
+    with built.evaluating():
+        assert torch.equal(weights, trained * (1 / 3))
+    assert torch.equal(weights, trained)
+
+
+def test_saved_tensors_keep_their_dtype():
+    built = [subject.OptimizerSet(["unet"], [torch.optim.SGD([parameter()], lr=0.1, momentum=0.9)]) for _ in range(2)]
+    first = built[0].optimizers[0]
+    counts = torch.tensor([1, 2**24 + 1])  # more than single precision can count to
+    first.state[first.param_groups[0]["params"][0]] = {"counts": counts, "momentum": torch.ones(1)}
+    built[1].load_state_dict(built[0].state_dict())
+    (state,) = built[1].optimizers[0].state.values()
+    assert state["counts"].dtype == torch.int64 and torch.equal(state["counts"], counts)
+
+
 @pytest.mark.parametrize("name", ON_CPU)
 def test_nothing_global_changes_and_nothing_is_printed(name, capfd):
     weights = parameter()

@@ -248,3 +248,39 @@ def test_a_mistake_is_named_before_anything_is_trained(train_options, more, fiel
     assert not any(isinstance(event, StepDone) for event in events)
     assert field in str(caught.value)
     assert not list(train_options["output_dir"].glob("*.safetensors"))
+
+
+def test_a_run_with_all_that_varies_is_the_same_again_from_its_cache_and_says_so_in_the_file(train_options, tmp_path):
+    more = {
+        "shuffle_caption": True,
+        "keep_tokens": 1,
+        "caption_dropout_rate": 0.2,
+        "caption_tag_dropout_rate": 0.2,
+        "flip_aug": True,
+        "cache_latents_to_disk": True,
+        "cache_dir": tmp_path / "cache",
+        "text_encoder_lr": 5e-3,
+        "mid_lr_weight": 0.5,
+        "down_lr_weight": "zeros",
+        "vae_batch_size": 2,
+        "train_batch_size": 2,
+    }
+    files = []
+    for name, own in (("memory", {"cache_latents_to_disk": False}), ("first", {}), ("second", {})):
+        list(run(train_options, output_name=name, **{**more, **own}).events())
+        files.append(read(train_options["output_dir"] / f"{name}.safetensors"))
+    (memory, _), (first, metadata), (second, _) = files
+    assert all(torch.equal(memory[key], first[key]) and torch.equal(first[key], second[key]) for key in first)
+    assert not any("_down_blocks_" in key for key in first)
+    expected = {
+        "ss_shuffle_caption": "True",
+        "ss_keep_tokens": "1",
+        "ss_flip_aug": "True",
+        "ss_caption_dropout_rate": "0.2",
+        "ss_caption_tag_dropout_rate": "0.2",
+        "ss_cache_latents": "True",
+        "ss_unet_lr": "0.01",
+        "ss_text_encoder_lr": "0.005",
+    }
+    assert {key: metadata[key] for key in expected} == expected
+    assert json.loads(metadata["ss_network_args"]) == {"down_lr_weight": "zeros", "mid_lr_weight": "0.5"}

@@ -1,0 +1,158 @@
+"""Whether a saved state belongs to the run that wants to go on with it, and what has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib_lora.base.errors import StudioError
+from lib_lora.dataset.plan import Plan, PlannedImage
+from lib_lora.models.model import DiffusionModel
+from lib_lora.training.config import MACHINE, OUTPUT, SAMPLES, TrainConfig
+
+# May change between a run and its resumption: what is made of the weights, where and how fast, and for how long.
+_FREE_GROUPS = {OUTPUT, SAMPLES, MACHINE}
+_FREE = {"max_train_steps", "max_train_epochs"}
+# The exceptions: an option of these groups that changes what is computed.
+_HELD = {"mixed_precision", "no_half_vae"}
+# Compared by what they lead to, so that files may be moved.
+_BY_CONTENT = {
+    "pretrained_model_name_or_path",
+    "vae",
+    "train_data_dir",
+    "reg_data_dir",
+    "caption_extension",
+    "gradient_accumulation_steps",
+}
+_MANY = 5
+
+
+def describe_run(
+    config: TrainConfig, plan: Plan, model: DiffusionModel, metadata: Mapping[str, str], pictures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a state says of its run, as JSON.
+
+    Args:
+        metadata: the LoRA's, which hold the checkpoint's hashes.
+        pictures: from ``describe_pictures``.
+    """
+    fields = {each.name: each for each in dataclasses.fields(config)}
+    names = [name for name in fields if name not in _BY_CONTENT]
+    held = {name: _text(getattr(config, name)) for name in names if not _is_free(fields[name])}
+    held["pictures of a step"] = str(plan.batch_size * plan.processes * plan.gradient_accumulation_steps)
+    keys = {"checkpoint": "ss_new_sd_model_hash", "VAE": "ss_new_vae_hash"}
+    files = {name: metadata[key] for name, key in keys.items() if key in metadata}
+    return {
+        "held": held,
+        "free": {name: _text(getattr(config, name)) for name in names if _is_free(fields[name])},
+        "files": files or {"checkpoint": model.name},
+        "pictures": dict(pictures),
+        "computed_with": {
+            "torch": torch.__version__,
+            "device": _device_name(model.device),
+            "threads": str(torch.get_num_threads()),
+            "processes": str(plan.processes),
+        },
+    }
+
+
+def _is_free(option: dataclasses.Field) -> bool:
+    return option.name in _FREE or (option.metadata["group"] in _FREE_GROUPS and option.name not in _HELD)
+
+
+def _text(value: Any) -> str:
+    return value.as_posix() if isinstance(value, Path) else repr(value)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def describe_pictures(plan: Plan) -> dict[str, list[Any]]:
+    """By the path within the dataset, in the plan's order: hashes of picture and caption, repeats, bucket."""
+    return {_name(image, plan): _picture(image) for image in plan.images}
+
+
+def _name(image: PlannedImage, plan: Plan) -> str:
+    scan = plan.reg if image.record.regularisation else plan.train
+    name = Path(os.path.relpath(image.record.path, scan.folder)).as_posix()
+    return f"{name} (regularisation)" if image.record.regularisation else name
+
+
+def _picture(image: PlannedImage) -> list[Any]:
+    bucket = image.bucket
+    return [
+        _digest(image.record.path.read_bytes()),
+        _digest(image.record.caption.encode()),
+        image.repeats,
+        [*bucket.resolution, *bucket.resized],
+    ]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=12).hexdigest()
+
+
+_PICTURE_PARTS = ("picture", "caption", "repeats", "bucket")
+
+
+def check_same_run(then: Mapping[str, Any], now: Mapping[str, Any], state: Path) -> list[str]:
+    """What has changed and may, one sentence each.
+
+    Raises:
+        StudioError: something has changed that the weights depend on; every difference is named.
+    """
+    differences = _changes(then["held"], now["held"])
+    differences += [f"another {name}" for name in _different(then["files"], now["files"])]
+    differences += _picture_changes(then["pictures"], now["pictures"])
+    if differences:
+        raise StudioError(
+            "the state is of a run with other settings: " + "; ".join(differences),
+            field="resume",
+            file=state,
+            allowed="the same settings; the run's length and the options of outputs, samples and machine may change",
+        )
+    notes = [f"resumed with another {change}" for change in _changes(then["free"], now["free"])]
+    machine = _changes(then["computed_with"], now["computed_with"])
+    if machine:
+        notes.append(f"this is not bit for bit what the run would have been: {'; '.join(machine)}")
+    return notes
+
+
+def _different(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**then, **now} if then.get(name) != now.get(name)]
+
+
+def _changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Options that one of the two programs' versions does not have are no change."""
+    both = {name: value for name, value in now.items() if name in then}
+    return [f"{name} was {then[name]} and is {value}" for name, value in both.items() if then[name] != value]
+
+
+def _picture_changes(then: Mapping[str, list], now: Mapping[str, list]) -> list[str]:
+    changes = []
+    for word, names in (
+        ("missing", [name for name in then if name not in now]),
+        ("new", [name for name in now if name not in then]),
+    ):
+        if names:
+            changes.append(f"{word}: {_some(names)}")
+    both = [name for name in then if name in now]
+    for index, part in enumerate(_PICTURE_PARTS):
+        names = [name for name in both if then[name][index] != now[name][index]]
+        if names:
+            changes.append(f"another {part}: {_some(names)}")
+    if not changes and list(then) != list(now):
+        changes.append("the pictures come in another order")
+    return changes
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
+    return ", ".join(names[:_MANY]) + more

@@ -1,0 +1,47 @@
+"""The hashes of checkpoints of every format. What a whole run writes is in test_run.py."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from safetensors.torch import load_file
+
+from lib_lora.base.events import Progress
+from lib_lora.files.lora_file import model_hash_legacy
+from lib_lora.models.loader import load_model
+from lib_lora.training.metadata import model_hashes
+from tiny_folders import TinyPipeline
+
+
+def run(work):
+    """(result, events)."""
+    events = []
+    while True:
+        try:
+            events.append(next(work))
+        except StopIteration as end:
+            return end.value, events
+
+
+def test_a_ckpt_and_its_vae_have_the_hashes_that_the_webui_shows(tiny_checkpoint, tmp_path):
+    path, vae = tmp_path / "tiny.ckpt", tmp_path / "vae.pt"
+    tensors = load_file(tiny_checkpoint)
+    torch.save({"state_dict": tensors}, path)
+    torch.save({key: tensor for key, tensor in tensors.items() if key.startswith("first_stage_model.")}, vae)
+    model = load_model(tiny_checkpoint, vae_path=vae)
+    model.path = path
+    hashes, events = run(model_hashes(model, tmp_path / "hashes.json"))
+    assert hashes == {
+        "ss_sd_model_hash": model_hash_legacy(path),
+        "ss_new_sd_model_hash": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "ss_vae_hash": model_hash_legacy(vae),
+        "ss_new_vae_hash": hashlib.sha256(vae.read_bytes()).hexdigest(),
+    }
+    assert {event.what for event in events} == {"hash of tiny.ckpt", "hash of vae.pt"}
+    assert all(isinstance(event, Progress) for event in events)
+
+
+def test_a_folder_has_no_hash(tmp_path):
+    model = load_model(TinyPipeline.make("SD1").write(tmp_path / "folder"))
+    assert run(model_hashes(model, tmp_path / "hashes.json")) == ({}, [])
