@@ -1,0 +1,18 @@
+"""What ``bench/stress.py`` does fifty times, five times."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import pytest
+
+from bench.stress import Stress
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_killed_and_paused_runs_end_as_the_unbroken_one(tmp_path):
+    stress = Stress(tmp_path)
+    outcomes = [stress.trial(seed) for seed in range(5)]
+    assert [outcome.problems for outcome in outcomes] == [[]] * 5
+    assert all(outcome.resumed_from for outcome in outcomes)  # every run was killed before its end
