@@ -4,12 +4,13 @@ Stages, each going on from what is in the work folder:
 
     python demo/make_checkpoint.py text --work WORK     # tokenizer and text encoder, some minutes on one core
     python demo/make_checkpoint.py latents --work WORK  # the latents of 40,000 drawn pictures, one minute
-    python demo/make_checkpoint.py unet --work WORK     # the UNet, about 100 minutes on one core
+    python demo/make_checkpoint.py unet --work WORK     # the UNet, about 145 minutes on one core
     python demo/make_checkpoint.py vae --work WORK      # encoder and decoder, may run beside the UNet
     python demo/make_checkpoint.py export --work WORK   # writes demo/model/
 
-The file in demo/model was made so, with two changes of the UNet's recipe on the way: the first 1,550 of its
-4,700 steps ran with a learning rate of 1e-3 and an snr_floor of 0.02, the first 3,300 without noise_play.
+The file in demo/model was made so, with changes of the UNet's recipe on the way: the first 1,550 of its 6,700 steps
+ran with a learning rate of 1e-3 and an snr_floor of 0.02, the first 3,300 without noise_play, and the first 4,700 on a
+cosine that was to end there.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def make_unet_weights(args: argparse.Namespace) -> None:
     """Train the UNet."""
     data = LatentSet(**torch.load(args.work / "latents.pt", weights_only=True))
     maker = CaptionMaker(load_tokenizer(args.work), CaptionOdds())
-    train_unet(data, load_text_encoder(args.work), maker, UNetRecipe(steps=args.steps or 4700), args.work)
+    train_unet(data, load_text_encoder(args.work), maker, UNetRecipe(steps=args.steps or 6700), args.work)
 
 
 def make_vae_weights(args: argparse.Namespace) -> None:
