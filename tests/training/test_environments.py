@@ -28,8 +28,10 @@ def other_python():
 @pytest.mark.slow
 @pytest.mark.skipif(other_python() is None, reason="no other environment (LORA_STUDIO_OTHER_PYTHON names one)")
 def test_both_environments_have_the_same_gradients_and_losses(train_options, tmp_path):
-    # Matrices that are zero at first have no gradients of the others: two steps' losses show those.
-    options = {**train_options, "max_train_steps": 10, "train_batch_size": 2, "conv_dim": 2, "learning_rate": 1e-3}
+    # Matrices that are zero at first have no gradients of the others: two steps' losses show those. At 64 px the
+    # tiny UNet's deepest level is one pixel, whose group norm divides rounding errors by nearly nothing.
+    more = {"resolution": "128", "max_train_steps": 10, "train_batch_size": 2, "conv_dim": 2, "learning_rate": 1e-3}
+    options = {**train_options, **more}
     found = []
     for name, python in (("here", sys.executable), ("there", other_python())):
         file = tmp_path / f"{name}.json"
@@ -46,5 +48,10 @@ def test_both_environments_have_the_same_gradients_and_losses(train_options, tmp
     here, there = found
     assert here.keys() == there.keys() and len(here["losses"]) == 10
     torch.testing.assert_close(here.pop("losses"), there.pop("losses"), rtol=1e-3, atol=0)
+    norms = {name: float(torch.linalg.vector_norm(gradient)) for name, gradient in here.items()}
+    largest = max(norms.values())
+    assert sum(norm > 1e-2 * largest for norm in norms.values()) > len(norms) / 4
     for name, gradient in here.items():
-        assert torch.linalg.vector_norm(gradient - there[name]) <= 1e-4 * torch.linalg.vector_norm(gradient), name
+        # One channel per group, as the tiny net's norms have: the time embedding's gradient is rounding alone.
+        rounding = 1e-6 * largest
+        assert torch.linalg.vector_norm(gradient - there[name]) <= 1e-4 * norms[name] + rounding, name
