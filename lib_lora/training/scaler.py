@@ -39,9 +39,10 @@ class LossScaler:
         if not self.enabled:
             return True
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for gradient in gradients:
-            gradient.mul_(1.0 / self.scale)
-        finite = not gradients or bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
+        finite = True
+        if gradients:
+            torch._foreach_mul_(gradients, 1.0 / self.scale)  # one launch on a card, and not one for each layer
+            finite = bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
         self._update(finite)
         return finite
 
