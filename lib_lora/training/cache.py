@@ -6,8 +6,10 @@ under it is right, and what has changed is not found. Nothing in the folder is n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -88,6 +90,27 @@ class TensorCache:
         if metadata.get("content") != _content(tensors):
             self._note(path, "its content is not what was written")
             return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # when it was last used: what was not for longest is deleted first
+        return tensors
+
+    def take(self, key: str, what: str) -> dict[str, torch.Tensor]:
+        """What was put under ``key`` before the run began.
+
+        Args:
+            what: it is, in words.
+
+        Raises:
+            StudioError: its file has gone or is broken.
+        """
+        tensors = self.get(key)
+        if tensors is None:
+            raise StudioError(
+                f"{what} has gone from the cache during the run",
+                field="cache_dir",
+                file=self.path(key),
+                allowed="start again: what is missing is made anew",
+            )
         return tensors
 
     def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:

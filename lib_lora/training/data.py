@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Note, Progress
 from lib_lora.base.seeds import Owner
 from lib_lora.base.signals import Control
@@ -173,15 +172,7 @@ class TextStore:
         kept = self._texts[text]
         if isinstance(kept, Conditioning):
             return kept
-        tensors = self.cache.get(kept)
-        if tensors is None:
-            raise StudioError(
-                "an encoded caption has gone from the cache during the run",
-                field="cache_dir",
-                file=self.cache.path(kept),
-                allowed="start again: what is missing is made anew",
-            )
-        return Conditioning(**tensors)
+        return Conditioning(**self.cache.take(kept, "an encoded caption"))
 
     @torch.no_grad()
     def _encode(self, model: DiffusionModel, text: str) -> Conditioning:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lib_lora.base.seeds import derive_seed
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.data import Batch
+from lib_lora.training.latents import vae_input
+from lib_lora.training.noise import sample_generator, sample_noise
 from lib_lora.training.objectives import StepRandom
 
 WHOLE_PICTURE_SHARE = 0.25
@@ -48,22 +49,13 @@ def masked_inputs(model: DiffusionModel, batch: Batch, rng: StepRandom) -> torch
     if batch.pixels is None:
         raise ValueError("an inpainting model needs the pixels of a batch")
     height, width = batch.pixels.shape[-2:]
-    masks = torch.stack([random_mask(height, width, _generator(rng, "mask", sample)) for sample in batch.sample_ids])[
-        :, None
-    ]
-    pictures = (batch.pixels.float() / 127.5 - 1.0) * ~masks
+    generators = [sample_generator(rng.seed, "mask", rng.epoch, sample) for sample in batch.sample_ids]
+    masks = torch.stack([random_mask(height, width, generator) for generator in generators])[:, None]
+    pictures = vae_input(batch.pixels) * ~masks
     with torch.autocast(model.device.type, enabled=False):  # many VAEs give no numbers in float16
         posterior = model.vae.encode(pictures.to(model.device, model.compute_dtype)).latent_dist
-    noise = torch.stack(
-        [
-            torch.randn(posterior.mean.shape[1:], generator=_generator(rng, "masked latent", sample))
-            for sample in batch.sample_ids
-        ]
-    ).to(model.device)
+    noise = sample_noise(posterior.mean.shape[1:], rng.seed, rng.epoch, batch.sample_ids, "masked latent")
+    noise = noise.to(model.device)
     latents = (posterior.mean.float() + posterior.std.float() * noise) * model.vae.config.scaling_factor
     small = F.interpolate(masks.float(), size=latents.shape[-2:], mode="nearest")  # as the WebUI and diffusers do
     return torch.cat([small.to(model.device), latents], dim=1)
-
-
-def _generator(rng: StepRandom, purpose: str, sample: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(derive_seed(rng.seed, purpose, rng.epoch, sample))

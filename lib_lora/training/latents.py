@@ -104,15 +104,7 @@ class LatentStore:
         """
         if self.cache is None:
             return self._latents[side]
-        kept = self.cache.get(self._keys[side])
-        if kept is None:
-            raise StudioError(
-                "a latent has gone from the cache during the run",
-                field="cache_dir",
-                file=self.cache.path(self._keys[side]),
-                allowed="start again: what is missing is made anew",
-            )
-        return self._draw(side, kept["moments"])
+        return self._draw(side, self.cache.take(self._keys[side], "a latent")["moments"])
 
     def pixels(self, side: Side) -> torch.Tensor:
         """uint8 [3,8h,8w], the picture as the VAE sees it."""
@@ -166,7 +158,7 @@ class LatentStore:
     def _encode(self, model: DiffusionModel, sides: Sequence[Side], pictures: list[FittedImage]) -> torch.Tensor:
         """Mean and standard deviation of the posteriors, float32 [B, 2 x 4, h, w] on the CPU."""
         pixels = torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])
-        pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        pixels = vae_input(pixels.permute(0, 3, 1, 2))
         with torch.autocast(model.device.type, torch.bfloat16) if self._half else contextlib.nullcontext():
             posterior = model.vae.encode(pixels.to(model.device, model.compute_dtype)).latent_dist
         moments = torch.cat([posterior.mean, posterior.std], dim=1).float().cpu()
@@ -184,6 +176,11 @@ class LatentStore:
         mean, std = moments.chunk(2)
         generator = torch.Generator("cpu").manual_seed(_latent_seed(self.seed, self.plan.images[side.image], side))
         return (mean + std * torch.randn(mean.shape, generator=generator)) * self._scale
+
+
+def vae_input(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 pixels as float32 from -1 to 1."""
+    return pixels.float() / 127.5 - 1.0
 
 
 def _latent_seed(seed: int, image: PlannedImage, side: Side) -> int:

@@ -112,7 +112,7 @@ def _dataset(config: TrainConfig, plan: Plan) -> dict[str, Any]:
         "ss_num_epochs": plan.epochs,
         "ss_max_train_steps": plan.total_steps,
         "ss_batch_size_per_device": config.train_batch_size,
-        "ss_total_batch_size": config.train_batch_size * config.gradient_accumulation_steps,
+        "ss_total_batch_size": config.train_batch_size * plan.processes * config.gradient_accumulation_steps,
         "ss_resolution": f"({width}, {height})",
         "ss_enable_bucket": config.enable_bucket,
         "ss_bucket_no_upscale": config.bucket_no_upscale,

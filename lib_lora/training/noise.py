@@ -77,6 +77,11 @@ def noise_offset(
     return (noise + strength * draw).to(noise.dtype)
 
 
+def sample_generator(seed: int, purpose: str, epoch: int, sample: int | str) -> torch.Generator:
+    """On the CPU, owned by a sample and a purpose: what it draws depends on them alone."""
+    return torch.Generator("cpu").manual_seed(derive_seed(seed, purpose, epoch, sample))
+
+
 def sample_noise(
     shape_of_one: Sequence[int], seed: int, epoch: int, sample_ids: Sequence[int | str], purpose: str = "noise"
 ) -> torch.Tensor:
@@ -87,7 +92,9 @@ def sample_noise(
     """
     return torch.stack(
         [
-            torch.randn(tuple(shape_of_one), generator=_generator(seed, purpose, epoch, sample), dtype=torch.float32)
+            torch.randn(
+                tuple(shape_of_one), generator=sample_generator(seed, purpose, epoch, sample), dtype=torch.float32
+            )
             for sample in sample_ids
         ]
     )
@@ -110,11 +117,7 @@ def sample_timesteps(
         )
     return torch.cat(
         [
-            torch.randint(minimum, maximum, (1,), generator=_generator(seed, "timestep", epoch, sample))
+            torch.randint(minimum, maximum, (1,), generator=sample_generator(seed, "timestep", epoch, sample))
             for sample in sample_ids
         ]
     )
-
-
-def _generator(seed: int, purpose: str, epoch: int, sample: int | str) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(derive_seed(seed, purpose, epoch, sample))

@@ -14,6 +14,7 @@ import torch
 from lib_lora.base.errors import StudioError
 from lib_lora.dataset.plan import Plan, PlannedImage
 from lib_lora.models.model import DiffusionModel
+from lib_lora.training.cache import file_identity
 from lib_lora.training.config import MACHINE, OUTPUT, SAMPLES, TrainConfig
 
 # May change between a run and its resumption: what is made of the weights, where and how fast, and for how long.
@@ -88,15 +89,11 @@ def _name(image: PlannedImage, plan: Plan) -> str:
 def _picture(image: PlannedImage) -> list[Any]:
     bucket = image.bucket
     return [
-        _digest(image.record.path.read_bytes()),
-        _digest(image.record.caption.encode()),
+        file_identity(image.record.path),
+        hashlib.blake2b(image.record.caption.encode(), digest_size=20).hexdigest(),
         image.repeats,
         [*bucket.resolution, *bucket.resized],
     ]
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=12).hexdigest()
 
 
 _PICTURE_PARTS = ("picture", "caption", "repeats", "bucket")

@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from lib_lora.base.events import Progress
+from lib_lora.base.options import from_mapping
 from lib_lora.files.lora_file import model_hash_legacy
 from lib_lora.models.loader import load_model
-from lib_lora.training.metadata import model_hashes
+from lib_lora.training.config import TrainConfig
+from lib_lora.training.metadata import model_hashes, run_metadata
+from lib_lora.training.planning import make_plan
 from tiny_folders import TinyPipeline
 
 
@@ -45,3 +48,10 @@ def test_a_ckpt_and_its_vae_have_the_hashes_that_the_webui_shows(tiny_checkpoint
 def test_a_folder_has_no_hash(tmp_path):
     model = load_model(TinyPipeline.make("SD1").write(tmp_path / "folder"))
     assert run(model_hashes(model, tmp_path / "hashes.json")) == ({}, [])
+
+
+def test_the_total_batch_counts_processes_and_accumulation(train_options, tiny_model):
+    # sd-scripts, train_network.py: per device batch size times processes times gradient_accumulation_steps.
+    config = from_mapping(TrainConfig, {**train_options, "train_batch_size": 2, "gradient_accumulation_steps": 3})
+    metadata = run_metadata(config, make_plan(config, processes=4), tiny_model, {}, {})
+    assert metadata["ss_batch_size_per_device"] == "2" and metadata["ss_total_batch_size"] == "24"
