@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class TrainingStarted(Event):
 class StepDone(Event):
     """One optimizer step. ``loss`` is the mean over the step's samples; ``lr`` has one rate per group.
 
-    ``skipped``: half precision overflowed, and the weights were left as they were.
+    ``skipped``: half precision overflowed, and the weights were left as they were. ``memory_mb``: on a CUDA card
+    the most that was allocated so far, elsewhere what the process holds.
     """
 
     step: int
@@ -51,6 +56,7 @@ class StepDone(Event):
     lr: dict[str, float]
     seconds: float
     skipped: bool = False
+    memory_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,29 @@ class Saved(Event):
     path: Path
     step: int
     final: bool = False
+
+
+@dataclass(frozen=True)
+class Checked(Event):
+    """A saved LoRA was loaded by the host's own loader. ``change``: |with - without| / |without| of a prediction."""
+
+    path: Path
+    keys: int
+    matched: int
+    unmatched: list[str] = field(default_factory=list)
+    change: float | None = None
+
+
+@dataclass(frozen=True)
+class PreflightDone(Event):
+    """What a few real steps have shown. Memory in MB; ``card_mb``: all that the card has, None without one."""
+
+    seconds_per_step: float
+    steps: int
+    seconds_total: float
+    memory_mb: float | None
+    card_mb: float | None
+    advice: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -114,3 +143,37 @@ class TrainingEnded(Event):
     seconds: float
     written: list[Path] = field(default_factory=list)
     state: Path | None = None
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """``{"event": class name, ...fields}``, of what JSON can hold."""
+    return {"event": type(event).__name__, **{name: _plain(value) for name, value in vars(event).items()}}
+
+
+def event_from_json(values: Mapping[str, Any]) -> Event:
+    """What ``event_to_json`` was given.
+
+    Raises:
+        KeyError: there is no such event.
+    """
+    kind = _KINDS[values["event"]]
+    hints = typing.get_type_hints(kind)
+    known = {each.name: values[each.name] for each in dataclasses.fields(kind) if each.name in values}
+    return kind(**{name: _typed(hints[name], value) for name, value in known.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if hint == list[Path]:
+        return [Path(item) for item in value]
+    return Path(value) if hint in (Path, Path | None) else value
+
+
+_KINDS = {kind.__name__: kind for kind in Event.__subclasses__()}

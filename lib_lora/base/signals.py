@@ -15,14 +15,25 @@ class Control:
         self._pausing = False
         self._frees_model = True
         self._wants_state = False
+        self._wants_lora = False
+        self._aborting = False
 
     def stop(self) -> None:
         """Ask the work to end soon and to keep what it has. A paused run ends, too."""
         self._stopping = True
 
+    def abort(self) -> None:
+        """Ask the work to end soon and to write nothing more."""
+        self._aborting = True
+        self._stopping = True
+
     @property
     def stopping(self) -> bool:
         return self._stopping
+
+    @property
+    def aborting(self) -> bool:
+        return self._aborting
 
     def pause(self, *, free_model: bool = True) -> None:
         """Ask a run to wait after its next step, its state saved, until ``resume`` or ``stop``.
@@ -55,4 +66,13 @@ class Control:
     def take_state_wish(self) -> bool:
         """Whether ``save_state`` was called since the last look; for the work itself."""
         wanted, self._wants_state = self._wants_state, False
+        return wanted
+
+    def save_lora(self) -> None:
+        """Ask a run to write the LoRA as it is after the step at hand, and to go on."""
+        self._wants_lora = True
+
+    def take_lora_wish(self) -> bool:
+        """Whether ``save_lora`` was called since the last look; for the work itself."""
+        wanted, self._wants_lora = self._wants_lora, False
         return wanted

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from lib_lora.base.events import TrainingEnded
+from collections.abc import Callable
+
+from lib_lora.base.events import Event, TrainingEnded
+from lib_lora.base.signals import Control
 from lib_lora.cli.allocator import keep_freed_memory
 from lib_lora.cli.progress import Printer, stop_on_ctrl_c
 from lib_lora.files.file_hashes import HashAhead
@@ -15,8 +18,12 @@ def show_plan(config: TrainConfig) -> int:
     return 0
 
 
-def run_training(config: TrainConfig) -> int:
-    """Train and print, of several processes the first alone. 0 when the run came to its end, 130 when stopped."""
+def run_training(config: TrainConfig, control: Control, tell: Callable[[Event], None]) -> int:
+    """Train and print, of several processes the first alone. 0 when the run came to its end, 130 when stopped.
+
+    Args:
+        tell: called with every event, in the first process.
+    """
     plan = make_plan(config)  # its errors must not wait for torch
     ahead = None
     if is_main_process() and config.pretrained_model_name_or_path.is_file():
@@ -27,16 +34,18 @@ def run_training(config: TrainConfig) -> int:
 
     if choose_device(config.device).type == "cpu":
         keep_freed_memory()
-    run = Run(config, plan=plan, hash_ahead=ahead)
+    run = Run(config, control, plan=plan, hash_ahead=ahead)
     printer = Printer()
     stopped = False
     with stop_on_ctrl_c(run.control):
         try:
             for event in run.events():
                 if is_main_process():
+                    tell(event)
                     printer.show(event)
                 if isinstance(event, TrainingEnded):
                     stopped = event.stopped
         finally:
             printer.close()
+            run.processes.leave()
     return 130 if stopped else 0

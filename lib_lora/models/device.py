@@ -7,6 +7,15 @@ import torch
 from lib_lora.base.errors import StudioError
 
 
+def used_memory_mb(device: torch.device) -> float:
+    """The most memory so far that tensors took on a CUDA card; elsewhere what the process holds at present."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import psutil
+
+    return psutil.Process().memory_info().rss / 2**20
+
+
 def choose_device(name: str) -> torch.device:
     """The device that an option names; "auto" takes a CUDA card, else Apple's, else the CPU.
 

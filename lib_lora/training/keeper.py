@@ -8,15 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lib_lora.adapters.network import Network
 from lib_lora.base.errors import StudioError
-from lib_lora.dataset.plan import Plan
-from lib_lora.models.model import DiffusionModel
-from lib_lora.training.config import TrainConfig
-from lib_lora.training.optimizers import OptimizerSet
 from lib_lora.training.same_run import check_same_run, describe_pictures, describe_run
-from lib_lora.training.scaler import LossScaler
-from lib_lora.training.schedules import Schedule
+from lib_lora.training.setup import Setup
 from lib_lora.training.state import StateFolder, TrainingState
 
 # Of the LoRA's metadata these belong to the run from its first step on.
@@ -32,13 +26,7 @@ class StateKeeper:
         last: the last state that was saved or loaded.
     """
 
-    config: TrainConfig
-    plan: Plan
-    model: DiffusionModel
-    network: Network
-    optimizers: OptimizerSet
-    schedule: Schedule
-    scaler: LossScaler
+    setup: Setup
     metadata: dict[str, str]
     folder: Path
     last: Path | None = field(default=None, init=False)
@@ -51,9 +39,9 @@ class StateKeeper:
         """
         kept = {key: self.metadata[key] for key in _OF_THE_RUN}
         machine = {name: part.state_dict() for name, part in self._machine.items()}
-        weights = self.network.state_dict()
+        weights = self.setup.network.state_dict()
         state = TrainingState(step, self.run_id, weights, machine, self._description, kept, log)
-        self.last = StateFolder(self.folder, self.run_id, self.config.keep_states).save(state)
+        self.last = StateFolder(self.folder, self.run_id, self.setup.config.keep_states).save(state)
         return self.last
 
     def load(self, state: TrainingState, path: Path) -> list[str]:
@@ -63,11 +51,11 @@ class StateKeeper:
             StudioError: it is of another run, or of a longer one.
         """
         notes = check_same_run(state.described, self._description, path)
-        if state.step > self.plan.total_steps:
+        if state.step > self.setup.plan.total_steps:
             raise StudioError(
                 f"the state is {state.step} steps old, which is longer than the run",
                 field="max_train_steps",
-                came=self.plan.total_steps,
+                came=self.setup.plan.total_steps,
                 allowed=f"at least {state.step}",
             )
         self._load_weights(state.weights, path)
@@ -79,7 +67,7 @@ class StateKeeper:
 
     def _load_weights(self, weights: Mapping[str, Any], path: Path) -> None:
         try:
-            self.network.load_state_dict(dict(weights))
+            self.setup.network.load_state_dict(dict(weights))
         except RuntimeError as error:
             raise StudioError(f"the weights do not fit the network: {error}", field="resume", file=path) from error
 
@@ -89,8 +77,10 @@ class StateKeeper:
 
     @property
     def _machine(self) -> dict[str, Any]:
-        return {"optimizers": self.optimizers, "schedule": self.schedule, "scaler": self.scaler}
+        return {"optimizers": self.setup.optimizers, "schedule": self.setup.schedule, "scaler": self.setup.scaler}
 
     @cached_property
     def _description(self) -> dict[str, Any]:
-        return describe_run(self.config, self.plan, self.model, self.metadata, describe_pictures(self.plan))
+        return describe_run(
+            self.setup.config, self.setup.plan, self.setup.model, self.metadata, describe_pictures(self.setup.plan)
+        )

@@ -13,13 +13,14 @@ from lib_lora.adapters.network import Network
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import EpochDone, Event, StepDone, TrainingStarted
 from lib_lora.base.signals import Control
+from lib_lora.models.device import used_memory_mb
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.data import Batch, TrainingData
 from lib_lora.training.half import autocast
 from lib_lora.training.objectives import LossTerms, StepRandom
 from lib_lora.training.optimizers import OptimizerSet
-from lib_lora.training.processes import ALONE, Processes
+from lib_lora.training.processes import ALONE, Processes, Wishes
 from lib_lora.training.scaler import LossScaler
 from lib_lora.training.schedules import Schedule
 
@@ -33,11 +34,11 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Asked(Event):
-    """Between the loop and the run alone: a state or a pause is wanted, by all processes, before the next step."""
+    """Between the loop and the run alone: what is wanted, by all processes, before the next step."""
 
     step: int
     epoch: int
-    pause: bool
+    wishes: Wishes
 
 
 @dataclass
@@ -84,7 +85,8 @@ class Trainer:
         self.optimizers.zero_grad()
         self.network.eval()
         self.schedule.step()
-        return StepDone(step + 1, epoch, loss, rates, time.perf_counter() - started, skipped=not finite)
+        seconds, memory_mb = time.perf_counter() - started, used_memory_mb(self.model.device)
+        return StepDone(step + 1, epoch, loss, rates, seconds, skipped=not finite, memory_mb=memory_mb)
 
     def _gradients(self, batches: Sequence[list[int]], samples: int, rng: StepRandom, step: int) -> float:
         """Gather the scaled gradients of this process's share; the sum of its samples' losses."""
@@ -116,7 +118,7 @@ def train(
 
     A generator: the caller takes events and does between them what it wants (save, sample, show); the model
     is not in use while it does. Ends after the plan's steps, or early when ``control`` asks for it. Where ``control``
-    asks for a state or a pause, ``Asked`` comes, which is the caller's to serve.
+    asks for a state, a LoRA or a pause, ``Asked`` comes, which is the caller's to serve.
 
     Args:
         scaler: of the loss; made as ``config.mixed_precision`` asks where it is not given.
@@ -138,8 +140,8 @@ def train(
         for batches in _global_batches(data, epoch)[step - before :]:
             if step == plan.total_steps:
                 break
-            while (wishes := processes.agree(control)).state or wishes.pause:
-                yield Asked(step, epoch, wishes.pause)
+            while (wishes := processes.agree(control)).any:
+                yield Asked(step, epoch, wishes)
             if wishes.stop:
                 return
             try:

@@ -28,6 +28,12 @@ class Wishes:
     stop: bool = False
     pause: bool = False
     state: bool = False
+    lora: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether something is to be done before the next step."""
+        return self.pause or self.state or self.lora
 
 
 class OtherProcessFailed(StudioError):
@@ -62,10 +68,13 @@ class Processes:
         Raises:
             OtherProcessFailed: another process has ended with an error.
         """
-        return Wishes(control.stopping, control.pausing, control.take_state_wish())
+        return _wishes(control)
 
     def failed(self) -> None:
         """Tell the others that this process ends with an error; they raise at their next common place."""
+
+    def leave(self) -> None:
+        """Say goodbye, as the last thing that this process does with the others."""
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], loss: float) -> float:
         """Replace every gradient by its sum over the processes; the sum of ``loss``. Missing everywhere is missing.
@@ -77,6 +86,10 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def _wishes(control: Control) -> Wishes:
+    return Wishes(control.stopping, control.pausing, control.take_state_wish(), control.take_lora_wish())
 
 
 def join_processes(device: str) -> Processes:
@@ -98,15 +111,22 @@ class SeveralProcesses(Processes):
     def __init__(self, *, on_cpu: bool) -> None:
         from accelerate import PartialState
 
-        # At the end of the interpreter it is too late to say goodbye: the state lives as long as the process.
+        # One for the process's life, however many runs it makes, until ``leave``.
         state = PartialState(cpu=on_cpu, timeout=_LONGEST_WAIT)
         self.count, self.rank, self.device = state.num_processes, state.process_index, state.device
 
     def agree(self, control: Control) -> Wishes:
-        return self._meet(Wishes(control.stopping, control.pausing, control.take_state_wish()))
+        return self._meet(_wishes(control))
 
     def failed(self) -> None:
         self._reduce(self._flags(Wishes(), failed=True))
+
+    def leave(self) -> None:
+        """Gloo's threads must not outlive the interpreter, which they would end with SIGABRT."""
+        from accelerate import PartialState
+
+        torch.distributed.destroy_process_group()
+        PartialState._reset_state()
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter], loss: float) -> float:
         self._meet(Wishes())
@@ -125,18 +145,21 @@ class SeveralProcesses(Processes):
             parameter.grad = part.view_as(parameter).clone()
 
     def _meet(self, wishes: Wishes) -> Wishes:
-        stop, pause, state, *failed = self._reduce(self._flags(wishes)).tolist()
+        stop, pause, state, lora, *failed = self._reduce(self._flags(wishes)).tolist()
         if any(failed):
             names = ", ".join(str(rank) for rank, flag in enumerate(failed) if flag)
             raise OtherProcessFailed(f"process {names} has ended with an error, which it has told itself")
-        return Wishes(bool(stop), bool(pause) and not stop, bool(state))
+        return Wishes(bool(stop), bool(pause) and not stop, bool(state), bool(lora))
 
     def _flags(self, wishes: Wishes, *, failed: bool = False) -> torch.Tensor:
         own = [0.0] * self.count
         own[self.rank] = float(failed)
-        return torch.tensor([wishes.stop, wishes.pause, wishes.state, *own], dtype=torch.float64)
+        return torch.tensor([wishes.stop, wishes.pause, wishes.state, wishes.lora, *own], dtype=torch.float64)
 
     def _reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         from accelerate.utils import reduce
 
-        return reduce(tensor.to(self.device), "sum")
+        # Whoever drops a tensor last needs Python's lock. The last one is kept for ``leave``, which has the lock while
+        # it waits for Gloo's thread, to which the tensor would else be left.
+        self._last = reduce(tensor.to(self.device), "sum")
+        return self._last

@@ -6,52 +6,44 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
-from PIL import Image
-
-from lib_lora.adapters.base import NETWORKS, TEXT_ENCODER
+from lib_lora.adapters.base import NETWORKS
 from lib_lora.adapters.network import Network
 from lib_lora.base.events import (
     EpochDone,
     Event,
     Note,
     Paused,
-    Progress,
     Resumed,
     SampleReady,
     StateSaved,
     StepDone,
     TrainingEnded,
 )
+from lib_lora.base.protocols import PictureRequest, Previewer
 from lib_lora.base.reproducible import ask_for_reproducible_sums
 from lib_lora.base.signals import Control
 from lib_lora.dataset.plan import Plan, parse_resolution
 from lib_lora.files.atomic import atomic_write
 from lib_lora.files.file_hashes import HashAhead
 from lib_lora.models.device import choose_device
-from lib_lora.models.loader import load_model
-from lib_lora.models.memory import run_with
 from lib_lora.models.model import DiffusionModel
-from lib_lora.models.offload import bring_back, keep_on_card, whole
-from lib_lora.models.prediction import describe_prediction, override_prediction
-from lib_lora.models.prompt import obeys_clip_skip
-from lib_lora.models.sampling import SAMPLERS, generate
+from lib_lora.models.offload import bring_back, brought_back
+from lib_lora.models.sampling import SAMPLERS
 from lib_lora.training.config import TrainConfig, alpha_warning
-from lib_lora.training.data import TrainingData
-from lib_lora.training.denoising import Denoising
 from lib_lora.training.half import check_precision
 from lib_lora.training.keeper import StateKeeper
 from lib_lora.training.log import RunLog, SilentLog
-from lib_lora.training.loop import Asked, train
+from lib_lora.training.loop import Asked
 from lib_lora.training.metadata import model_hashes, run_metadata
 from lib_lora.training.optimizers import find_optimizer
 from lib_lora.training.outputs import Outputs
-from lib_lora.training.parts import make_optimizers, make_schedule, memory_options, network_spec, schedule_name
+from lib_lora.training.parts import memory_options, schedule_name
 from lib_lora.training.planning import HASHES, cache_folder, make_plan
 from lib_lora.training.processes import ALONE, OtherProcessFailed, Processes, join_processes
 from lib_lora.training.rates import LearningRates
-from lib_lora.training.samples import SamplePrompt, read_sample_prompts
-from lib_lora.training.scaler import LossScaler
+from lib_lora.training.samples import OwnPreviewer, read_sample_prompts
 from lib_lora.training.schedules import SCHEDULES
+from lib_lora.training.setup import make_network, set_up, take_model
 from lib_lora.training.state import TrainingState, find_state, read_state
 
 _PAUSE_SECONDS = 0.05
@@ -67,6 +59,7 @@ class Run:
         model: a model to train on, the WebUI's say; without one the config's checkpoint is loaded.
         plan: what ``make_plan`` gave for the config; without one it is made.
         hash_ahead: the checkpoint's hash, where somebody has begun with it.
+        previewer: who makes the samples; without one our own sampler does.
     """
 
     config: TrainConfig
@@ -74,6 +67,7 @@ class Run:
     model: DiffusionModel | None = None
     plan: Plan | None = None
     hash_ahead: HashAhead | None = None
+    previewer: Previewer | None = None
     processes: Processes = field(default=ALONE, init=False)
 
     def events(self) -> Iterator[Event]:
@@ -105,24 +99,9 @@ class Run:
         device = self.model.device if self.model else self.processes.device or choose_device(config.device)
         check_precision(device, config.mixed_precision)
         handed_in = self.model is not None
-        if not handed_in:
-            yield Progress("checkpoint", 0, 1)
-            self.model = load_model(config.pretrained_model_name_or_path, vae_path=config.vae, device=device)
-            yield Progress("checkpoint", 1, 1)
-        override_prediction(self.model, config.prediction_type, config.zero_terminal_snr)
-        yield from _model_notes(self.model, config)
-        rates = LearningRates(config, self.model.family)
-        network = Network.create(
-            self.model.unet, self.model.text_encoders, network_spec(config), config.seed, rates.wants
-        )
-        network.to(self.model.device)
+        self.model = yield from take_model(config, device, self.model)
+        network, rates = yield from make_network(config, self.model)
         self.outputs.check_room(network, plan)
-        yield Note(
-            f"Training {len(network)} layers with {sum(p.numel() for p in network.parameters()):,} parameters "
-            f"on {self.model.device}"
-        )
-        for note in network.notes:
-            yield Note(note, "warning")
         try:
             yield from self._train(plan, network, rates, saved, started)
         finally:
@@ -133,48 +112,22 @@ class Run:
         self, plan: Plan, network: Network, rates: LearningRates, saved: TrainingState | None, started: float
     ) -> Iterator[Event]:
         config, model = self.config, self.model
-        self.optimizers = optimizers = make_optimizers(config, network, rates)
-        schedule = make_schedule(config, optimizers, plan.total_steps)
-        scaler = LossScaler(config.mixed_precision == "fp16")
-        data = TrainingData(plan, config, model)
-        keep_on_card(model, model.vae)
-        yield from data.cache_latents(self.control)
-        if TEXT_ENCODER not in network.parameter_groups():
-            keep_on_card(model, *model.text_encoders)
-            yield from data.cache_texts(self.control)
-        keep_on_card(model, model.unet, *data.needed_parts())
+        setup = yield from set_up(config, plan, model, network, rates, self.control)
+        self.optimizers = setup.optimizers
         hashes = yield from model_hashes(model, cache_folder(config) / HASHES, self.hash_ahead)
         self.metadata = run_metadata(config, plan, model, rates.of_parts(), hashes)
-        keeper = StateKeeper(
-            config, plan, model, network, optimizers, schedule, scaler, self.metadata, self.outputs.state_folder
-        )
+        keeper = StateKeeper(setup, self.metadata, self.outputs.state_folder)
         first_step, before = 0, b""
         if saved:
             for note in keeper.load(saved, find_state(config.resume)):
                 yield Note(note, "warning")
             first_step, before = saved.step, saved.log
             yield Note(f"Going on after step {first_step}")
-        network.attach()
-        try:
-            with run_with(model, memory_options(config), network.state.repeat), self._open_log(before) as log:
-                loop = train(
-                    model,
-                    network,
-                    data,
-                    Denoising(config, model),
-                    config,
-                    optimizers,
-                    schedule,
-                    control=self.control,
-                    processes=self.processes,
-                    scaler=scaler,
-                    first_step=first_step,
-                )
-                step = yield from self._follow(loop, keeper, log, first_step)
-        finally:
-            network.detach_from_model()
-        if scaler.skipped:
-            yield Note(f"{scaler.skipped} steps were skipped because fp16 overflowed", "warning")
+        with setup.acting(), self._open_log(before) as log:
+            steps = setup.steps(self.control, self.processes, first_step)
+            step = yield from self._follow(steps, keeper, log, first_step)
+        if setup.scaler.skipped:
+            yield Note(f"{setup.scaler.skipped} steps were skipped because fp16 overflowed", "warning")
         yield from self._finish(keeper, log, step)
         self.processes.agree(self.control)  # nobody leaves before the first process has written its last file
         seconds = time.perf_counter() - started
@@ -192,7 +145,7 @@ class Run:
     ) -> Generator[Event, None, int]:
         """The loop's events and what is done between them; the number of steps made."""
         if step == 0 and self.config.sample_at_first:
-            yield from self._samples(0)
+            yield from self._samples(keeper.setup.network, 0)
         for event in loop:
             if isinstance(event, Asked):
                 yield from self._serve(event, keeper, log)
@@ -209,14 +162,18 @@ class Run:
         return step
 
     def _finish(self, keeper: StateKeeper, log: RunLog | SilentLog, step: int) -> Iterator[Event]:
-        """The last state and the LoRA, under a name that says whether the run came to its end."""
-        plan, name = keeper.plan, self.config.output_name
+        """The last state and the LoRA, under a name that says whether the run came to its end; of an aborted none."""
+        plan = keeper.setup.plan
+        if self.control.aborting:
+            return
         if self.config.save_state or self.control.take_state_wish():
             yield from self._save_state(keeper, log, step)
         if step:
-            done = step == plan.total_steps
             epoch = -(-step // plan.steps_per_epoch)
-            yield from self._save(keeper.network, name if done else f"{name}-step{step:08d}", step, epoch)
+            if step == plan.total_steps:
+                yield from self._save(keeper.setup.network, self.config.output_name, step, epoch)
+            else:
+                yield from self._save_step(keeper.setup.network, step, epoch)
 
     # What is checked before anything is loaded
 
@@ -225,16 +182,20 @@ class Run:
         self.outputs.check()
         NETWORKS.get(config.network_type)
         SCHEDULES.get(schedule_name(config))
-        SAMPLERS.get(config.sample_sampler)
+        if self.previewer is None:
+            SAMPLERS.get(config.sample_sampler)
         device = self.model.device if self.model else choose_device(config.device)
         find_optimizer(config.optimizer_type).load(device)
         memory_options(config).check(device)
         self.sample_prompts = self._read_prompts()
 
-    def _read_prompts(self) -> list[SamplePrompt]:
-        if self.config.sample_prompts is None:
+    def _read_prompts(self) -> list[PictureRequest]:
+        config = self.config
+        if config.sample_prompts is None:
             return []
-        return read_sample_prompts(self.config.sample_prompts, parse_resolution(self.config.resolution))
+        width, height = parse_resolution(config.resolution)
+        usual = PictureRequest("", "", 42, 20, config.sample_sampler, 7.0, width, height, config.clip_skip)
+        return read_sample_prompts(config.sample_prompts, usual)
 
     def _notes(self, plan: Plan) -> Iterator[Event]:
         yield Note(plan.describe())
@@ -245,35 +206,37 @@ class Run:
     # What happens between steps
 
     def _after_step(self, event: StepDone, keeper: StateKeeper, log: RunLog | SilentLog) -> Iterator[Event]:
-        last = event.step == keeper.plan.total_steps
+        last = event.step == keeper.setup.plan.total_steps
         if not last and _due(self.config.save_every_n_steps, event.step):
-            name = f"{self.config.output_name}-step{event.step:08d}"
-            yield from self._save(keeper.network, name, event.step, event.epoch)
+            yield from self._save_step(keeper.setup.network, event.step, event.epoch)
         if _due(self.config.sample_every_n_steps, event.step):
-            yield from self._samples(event.step)
+            yield from self._samples(keeper.setup.network, event.step)
         # The state comes last: a run that is resumed from it has no need to make up for the others.
         if _due(self.config.save_state_every_n_steps, event.step):
             yield from self._save_state(keeper, log, event.step)
 
     def _after_epoch(self, event: EpochDone, keeper: StateKeeper) -> Iterator[Event]:
-        if event.step < keeper.plan.total_steps and _due(self.config.save_every_n_epochs, event.epoch):
+        if event.step < keeper.setup.plan.total_steps and _due(self.config.save_every_n_epochs, event.epoch):
             name = f"{self.config.output_name}-{event.epoch:06d}"
-            yield from self._save(keeper.network, name, event.step, event.epoch)
+            yield from self._save(keeper.setup.network, name, event.step, event.epoch)
         if _due(self.config.sample_every_n_epochs, event.epoch):
-            yield from self._samples(event.step)
+            yield from self._samples(keeper.setup.network, event.step)
 
     def _serve(self, asked: Asked, keeper: StateKeeper, log: RunLog | SilentLog) -> Iterator[Event]:
-        """A state on demand, or a pause: until all processes are told to go on or to stop."""
-        yield from self._save_state(keeper, log, asked.step)
-        if not asked.pause:
+        """A LoRA or a state on demand, or a pause: until all processes are told to go on or to stop."""
+        if asked.wishes.lora and asked.step:
+            yield from self._save_step(keeper.setup.network, asked.step, asked.epoch)
+        if asked.wishes.state or asked.wishes.pause:
+            yield from self._save_state(keeper, log, asked.step)
+        if not asked.wishes.pause:
             return
         if self.control.frees_model:
-            keeper.network.detach_from_model()
-        with whole(self.model):
+            keeper.setup.network.detach_from_model()
+        with brought_back(self.model):
             yield Paused(asked.step, keeper.last)
             while (wishes := self.processes.agree(self.control)).pause:
                 time.sleep(_PAUSE_SECONDS)
-        keeper.network.attach()
+        keeper.setup.network.attach()
         if not wishes.stop:
             yield Resumed(asked.step)
 
@@ -281,54 +244,34 @@ class Run:
         if step and self.processes.is_main:
             yield StateSaved(keeper.save(step, log.bytes()), step)
 
+    def _save_step(self, network: Network, step: int, epoch: int) -> Iterator[Event]:
+        yield from self._save(network, f"{self.config.output_name}-step{step:08d}", step, epoch)
+
     def _save(self, network: Network, name: str, step: int, epoch: int) -> Iterator[Event]:
         if self.processes.is_main:
             with self.optimizers.evaluating():
                 saved = self.outputs.save(network, name, step, epoch, self.metadata)
             yield saved
 
-    def _samples(self, step: int) -> Iterator[Event]:
+    def _samples(self, network: Network, step: int) -> Iterator[Event]:
         if not self.processes.is_main:
             return
         folder = self.outputs.log_folder / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        for index, sample in enumerate(self.sample_prompts):
+        previewer = self.previewer or OwnPreviewer(self.model, self.control)
+        for index, request in enumerate(self.sample_prompts):
             if self.control.stopping:
                 return
-            with self.optimizers.evaluating(), whole(self.model):
-                picture = generate(
-                    self.model,
-                    sample.prompt,
-                    sample.negative,
-                    seed=sample.seed,
-                    steps=sample.steps,
-                    sampler=self.config.sample_sampler,
-                    cfg_scale=sample.cfg_scale,
-                    width=sample.width,
-                    height=sample.height,
-                    clip_skip=self.config.clip_skip,
-                    control=self.control,
-                )
+            with self.optimizers.evaluating():
+                picture = previewer.generate(request, network)
             if picture is None:
                 return
             path = folder / f"{self.config.output_name}-{step:08d}-{index:02d}.png"
             with atomic_write(path) as file:
-                Image.fromarray(picture).save(file, format="PNG")
+                picture.save(file, format="PNG")
             self.outputs.add(path)
-            yield SampleReady(path, sample.prompt, step)
+            yield SampleReady(path, request.prompt, step)
 
 
 def _due(every: int | None, number: int) -> bool:
     return bool(every) and number % every == 0
-
-
-def _model_notes(model: DiffusionModel, config: TrainConfig) -> Iterator[Event]:
-    """What was found out about the checkpoint."""
-    yield Note(f"{model.name} is an {model.family.value} checkpoint{' for inpainting' if model.inpainting else ''}")
-    for note in model.notes:
-        yield Note(note)
-    yield Note(*describe_prediction(model))
-    if config.clip_skip != 1 and not obeys_clip_skip(model):
-        yield Note(
-            f"clip_skip {config.clip_skip} has no effect: {model.family.value} takes its own layer, as in the WebUI"
-        )

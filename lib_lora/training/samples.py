@@ -7,32 +7,26 @@ from pathlib import Path
 
 from PIL import Image
 
+from lib_lora.adapters.network import Network
 from lib_lora.base.errors import StudioError
+from lib_lora.base.protocols import PictureRequest
+from lib_lora.base.signals import Control
+from lib_lora.models.model import DiffusionModel
+from lib_lora.models.offload import whole
+from lib_lora.models.sampling import generate
 from lib_lora.text.extra_networks import has_tags
 
-
-@dataclass(frozen=True)
-class SamplePrompt:
-    """One picture to make; sizes in px."""
-
-    prompt: str
-    negative: str = ""
-    seed: int = 42
-    steps: int = 20
-    cfg_scale: float = 7.0
-    width: int = 512
-    height: int = 512
-
-
+# What a line that says nothing else asks for.
+_USUAL = PictureRequest("", seed=42)
 _FLAGS = {"n": "negative", "d": "seed", "s": "steps", "l": "cfg_scale", "w": "width", "h": "height"}
 
 
-def read_sample_prompts(path: Path, size_px: tuple[int, int]) -> list[SamplePrompt]:
+def read_sample_prompts(path: Path, usual: PictureRequest = _USUAL) -> list[PictureRequest]:
     """The prompts of a text file in sd-scripts' form: one a line, ``--n ... --d 1 --s 20 --l 7 --w 512 --h 512``
     after it, ``#`` before a comment.
 
     Args:
-        size_px: width and height of prompts that give none.
+        usual: what prompts ask for that give nothing else.
 
     Raises:
         StudioError: no such file, no prompt in it, or a line that cannot be read.
@@ -41,13 +35,13 @@ def read_sample_prompts(path: Path, size_px: tuple[int, int]) -> list[SampleProm
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StudioError(f"cannot be read ({error})", field="sample_prompts", file=path) from error
-    prompts = [parse_sample_prompt(line, size_px) for line in lines if line.strip() and not line.startswith("#")]
+    prompts = [parse_sample_prompt(line, usual) for line in lines if line.strip() and not line.startswith("#")]
     if not prompts:
         raise StudioError("no prompt in this file", field="sample_prompts", file=path, allowed="one prompt a line")
     return prompts
 
 
-def parse_sample_prompt(line: str, size_px: tuple[int, int] = (512, 512)) -> SamplePrompt:
+def parse_sample_prompt(line: str, usual: PictureRequest = _USUAL) -> PictureRequest:
     """One line of the file above."""
     text, *flags = (" " + line.strip()).split(" --")
     if has_tags(text):
@@ -57,7 +51,7 @@ def parse_sample_prompt(line: str, size_px: tuple[int, int] = (512, 512)) -> Sam
             came=text.strip(),
             allowed="prompts without <lora:...>",
         )
-    sample = SamplePrompt(text.strip(), width=size_px[0], height=size_px[1])
+    sample = replace(usual, prompt=text.strip())
     for flag in flags:
         name, _, value = flag.partition(" ")
         if name not in _FLAGS:
@@ -70,6 +64,32 @@ def parse_sample_prompt(line: str, size_px: tuple[int, int] = (512, 512)) -> Sam
         except ValueError:
             raise StudioError("not a number", field="sample_prompts", came=f"--{flag}", allowed=kind.__name__) from None
     return sample
+
+
+@dataclass(frozen=True)
+class OwnPreviewer:
+    """A ``Previewer`` by our own sampler, on the model under training with its LoRA attached."""
+
+    model: DiffusionModel
+    control: Control
+
+    def generate(self, request: PictureRequest, network: Network) -> Image.Image | None:
+        with whole(self.model):
+            pixels = generate(
+                self.model,
+                request.prompt,
+                request.negative,
+                seed=request.seed,
+                steps=request.steps,
+                sampler=request.sampler,
+                cfg_scale=request.cfg_scale,
+                width=request.width,
+                height=request.height,
+                clip_skip=request.clip_skip,
+                randn_source=self.model.randn_source,
+                control=self.control,
+            )
+        return None if pixels is None else Image.fromarray(pixels)
 
 
 def contact_sheet(rows: list[list[Image.Image]], gap_px: int = 4) -> Image.Image:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lib_lora.base.errors import StudioError
+from lib_lora.base.events import Checked, StepDone, TrainingEnded, event_from_json, event_to_json
 from lib_lora.base.registry import Registry
 from lib_lora.base.seeds import derive_seed
 from lib_lora.base.signals import Control
@@ -57,3 +60,24 @@ def test_control_remembers_that_it_was_asked_to_stop():
     assert not control.stopping
     control.stop()
     assert control.stopping
+
+
+def test_events_go_through_json_and_back():
+    events = [
+        StepDone(3, 1, 0.5, {"unet": 1e-3}, 0.25, memory_mb=12.5),
+        TrainingEnded(3, True, 2.5, [Path("a/b.safetensors")], Path("states")),
+        TrainingEnded(0, True, 0.0),
+        Checked(Path("x.safetensors"), 4, 3, ["lora_unet_x"], 0.1),
+    ]
+    for event in events:
+        assert event_from_json(json.loads(json.dumps(event_to_json(event)))) == event
+    assert event_to_json(events[0])["event"] == "StepDone"
+
+
+def test_an_abort_is_a_stop_and_a_wish_for_a_lora_is_taken_once():
+    control = Control()
+    control.pause()
+    control.save_lora()
+    assert control.take_lora_wish() and not control.take_lora_wish()
+    control.abort()
+    assert control.stopping and control.aborting and not control.pausing

@@ -59,6 +59,7 @@ def main():
             processes.failed()
             results[name] = "its own error"
     (folder / f"{processes.rank}.json").write_text(json.dumps(results), encoding="utf-8")
+    processes.leave()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from lib_lora.adapters.network import Network
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Note, SampleReady, Saved, StepDone, TrainingEnded
 from lib_lora.base.options import from_mapping
@@ -126,6 +127,54 @@ def test_a_stopped_run_keeps_what_it_has_under_a_name_that_is_not_final(train_op
     assert isinstance(events[-1], TrainingEnded) and events[-1].stopped and events[-1].step == 2
     assert (train_options["output_dir"] / "zorb-step00000002.safetensors").exists()
     assert not (train_options["output_dir"] / "zorb.safetensors").exists()
+
+
+def test_an_aborted_run_writes_nothing_more(train_options):
+    job = run(train_options, max_train_steps=50, save_state=True)
+    events = []
+    for event in job.events():
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == 2:
+            job.control.abort()
+    assert events[-1].stopped and events[-1].step == 2 and events[-1].state is None
+    assert not list(train_options["output_dir"].rglob("*.safetensors"))
+
+
+def test_a_lora_is_saved_on_demand_and_the_run_goes_on(train_options):
+    plain = list(run(train_options, output_name="plain").events())
+    job = run(train_options)
+    saved = []
+    for event in job.events():
+        if isinstance(event, StepDone) and event.step == 1:
+            job.control.save_lora()
+        if isinstance(event, Saved):
+            saved.append(event.path)
+    folder = train_options["output_dir"]
+    assert saved == [folder / "zorb-step00000001.safetensors", folder / "zorb.safetensors"]
+    expected, _ = read(plain[-1].written[-1])
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in read(saved[-1])[0].items())
+
+
+def test_samples_may_be_made_by_somebody_else(train_options, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("zorb --w 64 --h 96 --s 3\n", encoding="utf-8")
+
+    class Painter:
+        def generate(self, request, network):
+            assert isinstance(network, Network)
+            return Image.new("RGB", (request.width, request.height), (request.steps, 0, 0))
+
+    job = run(train_options, sample_prompts=prompts, sample_at_first=True, sample_sampler="one of the host's own")
+    job.previewer = Painter()
+    (sample,) = [event for event in job.events() if isinstance(event, SampleReady)]
+    with Image.open(sample.path) as picture:
+        assert picture.size == (64, 96) and picture.getpixel((5, 5)) == (3, 0, 0)
+
+
+def test_each_step_tells_the_memory_in_use(train_options):
+    psutil = pytest.importorskip("psutil")
+    told = [event.memory_mb for event in run(train_options).events() if isinstance(event, StepDone)]
+    assert told[-1] == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.3)
 
 
 def test_a_run_stopped_before_its_first_step_writes_no_lora(train_options):
