@@ -4,12 +4,16 @@ Each trial trains a tiny checkpoint, kills the process (SIGKILL) up to three tim
 or at a random file operation (mostly in the middle of saving a state or a LoRA), or pauses it, and resumes it each time
 from the last state. The LoRA must be that of a run which nobody disturbed, bit for bit, and so must the loss log; no
 half-written file may look whole. Needs a system with fork.
+
+``python bench/stress.py --queue`` does so with the process that holds a queue of two jobs, on a model lent by a host:
+at each start after a kill the queue is opened again and what was interrupted is resumed.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import multiprocessing
 import os
 import random
@@ -19,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,7 @@ _NAME = "zorb"
 # Loaded once, by the server from which every run's process is forked.
 _HEAVY = [
     "lib_lora.training.run",
+    "lib_lora.jobs.queue",
     "lib_lora.models.build",
     "torch.utils.tensorboard",
     "torch._dynamo",
@@ -125,6 +131,7 @@ class Stress:
 
     folder: Path
     file_operations: int = field(default=0, init=False)
+    steps = STEPS
 
     def __post_init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
@@ -133,14 +140,14 @@ class Stress:
         code, self.file_operations = self._run(self.folder / "unbroken", Disturbance())
         if code:
             raise RuntimeError("the unbroken run has failed")
-        self._lora, self._log = _lora(self.folder / "unbroken"), _log(self.folder / "unbroken")
+        self._expected = self._results(self.folder / "unbroken")
 
     def trial(self, seed: int) -> Outcome:
         """Disturb a run as ``seed`` says until it comes to its end."""
         draw, folder, started = random.Random(seed), self.folder / f"trial{seed}", time.perf_counter()
         done, resumed_from, problems = [], [], []
         for kills_left in range(draw.randint(1, 3), -1, -1):
-            disturbance = self._draw(draw, _last_step(folder), kills=kills_left > 0)
+            disturbance = self._draw(draw, self._steps_done(folder), kills=kills_left > 0)
             code, _ = self._run(folder, disturbance)
             done.append(f"{str(disturbance) or 'nothing'}{'' if code else ', to the end'}")
             if code not in (0, -signal.SIGKILL):
@@ -148,58 +155,74 @@ class Stress:
             problems += self._look(folder, ended=code == 0)
             if code == 0:
                 break
-            resumed_from.append(_last_step(folder))
+            resumed_from.append(self._steps_done(folder))
         if not problems:
             shutil.rmtree(folder)
         return Outcome(done, resumed_from, problems, time.perf_counter() - started)
 
     def _draw(self, draw: random.Random, steps_done: int, *, kills: bool) -> Disturbance:
         """Something that happens in what is left of a run."""
-        steps_left = max(1, STEPS - steps_done)
+        steps_left = max(1, self.steps - steps_done)
         pause = steps_done + draw.randint(1, steps_left) if draw.random() < 0.4 else 0
         if not kills:
             return Disturbance(pause=pause)
         kind = draw.choice(("step", "file"))
         number = steps_done + draw.randint(1, steps_left)
         if kind == "file":
-            number = draw.randint(1, max(1, self.file_operations * steps_left // STEPS))
+            number = draw.randint(1, max(1, self.file_operations * steps_left // self.steps))
         return Disturbance(kind, number, draw.choice((0.0, draw.uniform(0, _LONGEST_DELAY_S[kind]))), pause)
 
     def _run(self, folder: Path, disturbance: Disturbance) -> tuple[int, int]:
         """(exit code, file operations) of a process that begins the run or goes on with it."""
         options = {**self._options, "output_dir": folder}
-        if _last_step(folder):
+        if self._steps_done(folder):
             options["resume"] = folder / f"{_NAME}-state"
+        return self._process(run, options, disturbance)
+
+    def _process(self, work: Callable[..., None], *arguments: Any) -> tuple[int, int]:
         counted = self._context.Value("i", 0)
-        process = self._context.Process(target=run, args=(options, disturbance, counted))
+        process = self._context.Process(target=work, args=(*arguments, counted))
         process.start()
         process.join()
         return process.exitcode, counted.value
 
+    def _steps_done(self, folder: Path) -> int:
+        """How many steps are kept."""
+        return _last_step(folder / f"{_NAME}-state")
+
+    def _results(self, folder: Path) -> dict[str, Any]:
+        """What must be as after the unbroken run; what is not there yet is left out."""
+        return _result(folder / f"{_NAME}.safetensors", folder / f"{_NAME}-log")
+
     def _look(self, folder: Path, *, ended: bool) -> list[str]:
         """What is wrong in the output folder after a process has gone."""
         from lib_lora.base.errors import StudioError
-        from lib_lora.files.safetensors_file import read_header
-        from lib_lora.training.state import read_state, states_in
 
         problems = []
         try:
-            for path in folder.glob("*.safetensors"):
-                read_header(path)
-            for path in states_in(folder / f"{_NAME}-state"):
-                read_state(path)
-        except StudioError as error:
+            problems += self._files(folder)
+        except (StudioError, OSError, ValueError) as error:
             problems.append(str(error))
-        final = folder / f"{_NAME}.safetensors"
-        if ended and not final.exists():
-            problems.append("no LoRA in the end")
-        if final.exists() and _lora(folder) != self._lora:
-            problems.append("another LoRA")
-        if ended and _log(folder) != self._log:
-            problems.append("another loss.csv")
+        results = self._results(folder)
+        # A log is looked at in the end alone: a run that goes on begins with the rows up to its state.
+        looked_at = {name: result for name, result in results.items() if ended or name.endswith(".safetensors")}
+        problems += [f"another {name}" for name, result in looked_at.items() if result != self._expected[name]]
+        if ended:
+            problems += [f"no {name} in the end" for name in self._expected if name not in results]
         if ended and list(folder.rglob(".*.tmp")):
             problems.append("temporary files are left")
         return problems
+
+    def _files(self, folder: Path) -> Iterator[str]:
+        """What is wrong with single files; whatever they raise is wrong, too."""
+        from lib_lora.files.safetensors_file import read_header
+        from lib_lora.training.state import read_state, states_in
+
+        for path in folder.glob("*.safetensors"):
+            read_header(path)
+        for path in states_in(folder / f"{_NAME}-state"):
+            read_state(path)
+        yield from ()
 
 
 def _options(folder: Path) -> dict[str, Any]:
@@ -240,35 +263,135 @@ def _options(folder: Path) -> dict[str, Any]:
     }
 
 
-def _last_step(folder: Path) -> int:
+def _last_step(states: Path) -> int:
     """The step of the last state; 0 where there is none."""
     from lib_lora.training.state import states_in
 
-    states = states_in(folder / f"{_NAME}-state")
-    return int(states[-1].name.removeprefix("step")) if states else 0
+    found = states_in(states)
+    return int(found[-1].name.removeprefix("step")) if found else 0
 
 
-def _lora(folder: Path) -> dict[str, bytes]:
-    """Every tensor's bytes; the metadata hold times."""
+def _result(lora: Path, log: Path) -> dict[str, Any]:
+    """Every tensor's bytes of a finished LoRA, whose metadata hold times, and its loss log; nothing of another."""
     from lib_lora.files.lora_file import LoraFile
 
-    tensors = LoraFile.read(folder / f"{_NAME}.safetensors").tensors
-    return {key: bytes(tensor.bytes()) for key, tensor in tensors.items()}
+    if not lora.exists():
+        return {}
+    tensors = LoraFile.read(lora).tensors
+    with open(log / "loss.csv", newline="", encoding="utf-8") as file:
+        rows = [{key: text for key, text in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+    return {lora.name: {key: bytes(tensor.bytes()) for key, tensor in tensors.items()}, f"{lora.stem}.csv": rows}
 
 
-def _log(folder: Path) -> list[dict[str, str]]:
-    with open(folder / f"{_NAME}-log" / "loss.csv", newline="", encoding="utf-8") as file:
-        return [{key: text for key, text in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+# The process that holds a queue
+
+
+_JOBS = (_NAME, f"{_NAME}2")
+
+
+def serve(folder: Path, values: dict[str, Any], disturbance: Disturbance, counted: Any) -> None:
+    """A queue of two jobs in a process of its own, begun or gone on with; ``counted`` gets its file operations."""
+    import torch
+
+    from lib_lora.jobs.queue import JobQueue
+    from tiny_host import TinyHost
+
+    torch.set_num_threads(1)
+    watch = _FileWatch(str(folder), disturbance)
+    sys.addaudithook(watch)
+    queue = JobQueue(TinyHost(folder, Path(values["pretrained_model_name_or_path"])))
+    for name in _JOBS[len(queue.jobs()) :]:
+        queue.add("train", {**values, "output_name": name})
+    for job in reversed(queue.jobs()):
+        if job.status == "interrupted":
+            queue.resume(job.id)
+    queue.start()
+    paused = False
+    while any(job.status != "done" for job in queue.jobs()):
+        steps = sum(job.state.step for job in queue.jobs())
+        if disturbance.kind == "step" and steps >= disturbance.number:
+            _die(disturbance.delay_s)
+        for job in queue.jobs():
+            if job.status == "failed":
+                raise RuntimeError(job.log_text())
+            if job.status == "running" and 0 < disturbance.pause <= steps and not paused:
+                paused = True
+                queue.pause(job.id)
+            elif job.status == "paused":
+                queue.resume(job.id)
+        time.sleep(0.001)
+    queue.close()
+    counted.value = watch.count
+
+
+class QueueStress(Stress):
+    """The same with a queue."""
+
+    steps = len(_JOBS) * STEPS
+
+    def _run(self, folder: Path, disturbance: Disturbance) -> tuple[int, int]:
+        folder.mkdir(exist_ok=True)
+        not_in_the_form = ("output_name", "output_dir", "overwrite")
+        own = {name: value for name, value in self._options.items() if name not in not_in_the_form}
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
+        return self._process(serve, folder, values, disturbance)
+
+    def _jobs(self, folder: Path) -> dict[str, Path]:
+        """The job's folder by its name."""
+        specs = (folder / "studio" / "jobs").glob("*/job.json")
+        return {json.loads(path.read_text(encoding="utf-8"))["name"]: path.parent for path in specs}
+
+    def _steps_done(self, folder: Path) -> int:
+        return sum(_last_step(job / "state") for job in self._jobs(folder).values())
+
+    def _results(self, folder: Path) -> dict[str, Any]:
+        jobs = self._jobs(folder).items()
+        return {
+            key: result
+            for name, job in jobs
+            for key, result in _result(folder / "Lora" / f"{name}.safetensors", job / "log").items()
+        }
+
+    def _files(self, folder: Path) -> Iterator[str]:
+        """What is wrong in the jobs' folders as the next process will find them."""
+        from lib_lora.files.safetensors_file import read_header
+        from lib_lora.training.state import read_state, states_in
+
+        for path in (folder / "Lora").glob("*.safetensors"):
+            read_header(path)
+        for job in self._jobs(folder).values():
+            for path in states_in(job / "state"):
+                read_state(path)
+        yield from self._queue(folder)
+
+    def _queue(self, folder: Path) -> Iterator[str]:
+        from lib_lora.jobs.queue import JobQueue
+        from tiny_host import TinyHost
+
+        queue = JobQueue(TinyHost(folder, self._options["pretrained_model_name_or_path"]))
+        try:
+            jobs = queue.jobs()
+            if [job.spec.name for job in jobs] != list(_JOBS[: len(jobs)]) or len(jobs) != len(self._jobs(folder)):
+                yield f"the queue is {[job.spec.name for job in jobs]}"
+            for job in jobs:
+                if job.status not in ("queued", "interrupted", "done"):
+                    yield f"{job.spec.name} is {job.status}"
+                events, count = queue.events(job.id)
+                if len(events) != count:
+                    yield f"{job.spec.name} has {count} events and tells {len(events)}"
+        finally:
+            queue.close()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--queue", action="store_true", help="kill the process that holds a queue")
     parser.add_argument("--seed", type=int, default=0, help="number of the first trial")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="stress-"))
-    stress = Stress(folder)
-    print(f"{STEPS} steps, {stress.file_operations} file operations in a run that nobody disturbs")
+    stress = QueueStress(folder) if arguments.queue else Stress(folder)
+    print(f"{stress.steps} steps, {stress.file_operations} file operations in a run that nobody disturbs")
     print(f"{'trial':>5}  {'s':>5}  {'resumed from':<14}  {'result':<8}  disturbed")
     outcomes = []
     for seed in range(arguments.seed, arguments.seed + arguments.trials):

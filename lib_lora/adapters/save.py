@@ -30,7 +30,7 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def save_network(path: Path | str, network: Network, dtype: str, metadata: Mapping[str, str]) -> LoraFile:
@@ -69,15 +69,16 @@ def tensor_data(tensors: Mapping[str, Tensor]) -> dict[str, TensorData]:
         StudioError: a dtype that files cannot hold.
     """
     for key, tensor in tensors.items():
-        if tensor.dtype not in _NAMES:
+        if tensor.dtype not in DTYPE_NAMES:
             raise StudioError("cannot be saved in this dtype", field=key, came=str(tensor.dtype), allowed=_DTYPES)
     return {
-        key: TensorData(_NAMES[tensor.dtype], tuple(tensor.shape), lambda tensor=tensor: _bytes(tensor))
+        key: TensorData(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), lambda tensor=tensor: tensor_bytes(tensor))
         for key, tensor in tensors.items()
     }
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The little-endian bytes; a view where the tensor is contiguous and on the CPU."""
     # numpy knows no bfloat16: as bytes it is all the same.
     return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 

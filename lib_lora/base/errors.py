@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class StudioError(Exception):
@@ -33,6 +34,17 @@ class StudioError(Exception):
             allowed = ", ".join(str(choice) for choice in allowed)
         self.allowed = allowed
         super().__init__(self._message())
+
+    def to_json(self) -> dict[str, Any]:
+        """What a page shows: ``message`` is all in one, for where the parts do not stand beside it."""
+        came = self.came if isinstance(self.came, (str, int, float, bool, type(None))) else str(self.came)
+        parts = {"field": self.field, "file": self.file, "came": came, "allowed": self.allowed}
+        return {"message": str(self), "problem": self.problem, **parts}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> StudioError:
+        """What ``to_json`` was given."""
+        return cls(values["problem"], **{name: values[name] for name in ("field", "file", "came", "allowed")})
 
     def _message(self) -> str:
         subject = self.field or self.file

@@ -98,11 +98,14 @@ class Checked(Event):
 
 @dataclass(frozen=True)
 class PreflightDone(Event):
-    """What a few real steps have shown. Memory in MB; ``card_mb``: all that the card has, None without one."""
+    """What a few real steps have shown. Memory in MB; ``card_mb``: all that the card has, None without one.
 
-    seconds_per_step: float
+    Times and ``memory_mb`` are None where the run does not fit; the advice says what does.
+    """
+
+    seconds_per_step: float | None
     steps: int
-    seconds_total: float
+    seconds_total: float | None
     memory_mb: float | None
     card_mb: float | None
     advice: list[str] = field(default_factory=list)
@@ -143,6 +146,19 @@ class TrainingEnded(Event):
     seconds: float
     written: list[Path] = field(default_factory=list)
     state: Path | None = None
+
+
+@dataclass(frozen=True)
+class ToolDone(Event):
+    """The last event of a tool that makes a file of others or looks at one.
+
+    ``report`` is made of what JSON can hold; ``path`` is None where nothing was written.
+    """
+
+    tool: str
+    path: Path | None
+    report: dict[str, Any]
+    seconds: float
 
 
 def event_to_json(event: Event) -> dict[str, Any]:

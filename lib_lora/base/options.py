@@ -37,6 +37,9 @@ def option(
     choices: tuple[str, ...] | None = None,
     level: str = "basic",
     group: str = "",
+    label: str = "",
+    folder: str | None = None,
+    way: str | None = None,
 ) -> Any:
     """A dataclass field that knows all about itself.
 
@@ -49,6 +52,11 @@ def option(
         choices: the only texts allowed (compared without case).
         level: "basic" or "advanced".
         group: the heading under which forms and docs show it.
+        label: what forms call it; made of the name where it is not given.
+        folder: of a path, which of the host's folders it must lie in where others can reach the page: "datasets",
+            "models" or "outputs" (``base.protocols.Folders``).
+        way: "child" where a value other than the default needs a process of its own: it would copy or change what a
+            host has lent.
     """
     metadata = {
         "help": help,
@@ -59,6 +67,9 @@ def option(
         "choices": choices,
         "level": level,
         "group": group,
+        "label": label,
+        "folder": folder,
+        "way": way,
     }
     if default is REQUIRED:
         return dataclasses.field(metadata=metadata, kw_only=True)
@@ -81,6 +92,9 @@ class OptionInfo:
     choices: tuple[str, ...] | None
     level: str
     group: str
+    label: str
+    folder: str | None
+    way: str | None
 
     @property
     def required(self) -> bool:

@@ -46,6 +46,22 @@ class Previewer(Protocol):
         """
 
 
+class Tagger(Protocol):
+    """Whoever can say what a picture shows."""
+
+    name: str
+
+    def __call__(self, picture: Any) -> Mapping[str, float]:
+        """Tags and how sure they are, from 0 to 1, or one sentence.
+
+        Args:
+            picture: a ``PIL.Image.Image``.
+
+        Raises:
+            StudioError: its weights cannot be had.
+        """
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """A checkpoint or VAE that a host knows. ``loaded``: the host has it in memory."""
@@ -172,5 +188,9 @@ class Host(Protocol):
     def lora_written(self, path: Path) -> None:
         """A LoRA file is new or has changed: the host's lists and what it remembers of it are refreshed."""
 
-    def check_lora(self, path: Path) -> LoraCheck:
-        """Load the file as the host would for a picture; the model is as before afterwards."""
+    def check_lora(self, path: Path, checkpoint: Path | None = None) -> LoraCheck:
+        """Load the file as the host would for a picture; the model is as before afterwards.
+
+        Args:
+            checkpoint: what the LoRA was trained on, for a host without a loaded model.
+        """

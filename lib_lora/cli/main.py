@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +13,12 @@ from lib_lora import __version__
 from lib_lora.base.errors import StudioError
 from lib_lora.base.options import add_flags, from_mapping
 from lib_lora.base.reproducible import ask_for_reproducible_sums
+from lib_lora.base.signals import Control
+from lib_lora.cli import tools
 from lib_lora.cli.several import start_processes
-from lib_lora.training.planning import process_count
+from lib_lora.cli.ui import add_ui_flags, run_ui
+from lib_lora.jobs.wire import check_source, event_file, listen
+from lib_lora.training.planning import is_main_process, process_count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +59,19 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, TrainConfig)
 
 
-def _processes_flag(parser: argparse.ArgumentParser) -> None:
+def _talk_flags(parser: argparse.ArgumentParser) -> None:
     _train_flags(parser)
+    parser.add_argument("--events", default=argparse.SUPPRESS, metavar="FILE", help="tell events there, as JSON lines")
+    parser.add_argument(
+        "--control",
+        default=argparse.SUPPRESS,
+        metavar="-",
+        help="- takes words on standard input: pause, resume, stop, abort, save_state, save_lora; its end stops it",
+    )
+
+
+def _processes_flag(parser: argparse.ArgumentParser) -> None:
+    _talk_flags(parser)
     parser.add_argument(
         "--num_processes", type=int, default=1, metavar="N", help="processes that train together, one for each card"
     )
@@ -79,10 +93,25 @@ def _train_config(flags: dict[str, Any]) -> Any:
 
 
 def _train(flags: dict[str, Any]) -> int:
-    config = _train_config(flags)
     from lib_lora.cli.train import run_training
 
-    return run_training(config)
+    return _told(flags, run_training)
+
+
+def _preflight(flags: dict[str, Any]) -> int:
+    from lib_lora.cli.preflight import run_preflight
+
+    return _told(flags, run_preflight)
+
+
+def _told(flags: dict[str, Any], work: Callable[..., int]) -> int:
+    """``work(config, control, tell)`` of the first process, which listens and tells as the flags ask for it."""
+    events, source = flags.pop("events", None), flags.pop("control", None)
+    control, is_main = Control(), is_main_process()
+    if check_source(source) and is_main:
+        listen(control)
+    with event_file(events if is_main else None) as file:
+        return work(_train_config(flags), control, file.tell if file else lambda event: None)
 
 
 def _plan(flags: dict[str, Any]) -> int:
@@ -110,23 +139,12 @@ def _options(flags: dict[str, Any]) -> int:
     return 0
 
 
-def _ui_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
-    parser.add_argument("--port", type=int, default=7862, metavar="N", help="port to listen on (default: 7862)")
-    parser.add_argument(
-        "--inbrowser", action=argparse.BooleanOptionalAction, default=True, help="open the page in the browser"
-    )
-
-
-def _ui(flags: dict[str, Any]) -> int:
-    # Rooms of one brace do not import each other, and this one only starts the page: it is looked up by its name.
-    return importlib.import_module("lib_lora.ui.app").launch(**flags)
-
-
 _COMMANDS = [
     ("train", "train a LoRA on a folder of pictures", _train, _processes_flag),
+    ("preflight", "make a few steps: how long train will take, and whether it fits", _preflight, _talk_flags),
     ("plan", "say what train would do: pictures, buckets, repeats, steps", _plan, _train_flags),
     ("sample", "make pictures with a checkpoint and LoRAs", _sample, _sample_flags),
+    *tools.commands(),
     ("options", "print the table of all options", _options, _no_flags),
-    ("ui", "open the page in the browser", _ui, _ui_flags),
+    ("ui", "open the page in the browser", run_ui, add_ui_flags),
 ]

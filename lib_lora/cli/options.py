@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lib_lora.base.options import docs_table
+from lib_lora.cli.tools import TOOLS
 from lib_lora.hosts.standalone.sampling import SampleConfig
 from lib_lora.training.config import TrainConfig
 
@@ -18,5 +19,6 @@ def options_page() -> str:
         docs_table(TrainConfig),
         "## sample",
         docs_table(SampleConfig),
+        *(part for name, tool in TOOLS.items() for part in (f"## {name}", docs_table(tool.config()))),
     ]
     return "\n\n".join(parts) + "\n"

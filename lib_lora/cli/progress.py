@@ -15,6 +15,7 @@ from lib_lora.base.events import (
     Event,
     Note,
     Paused,
+    PreflightDone,
     Progress,
     Resumed,
     SampleReady,
@@ -87,6 +88,9 @@ class Printer:
             self._line("going on")
         elif isinstance(event, SampleReady):
             self._line(f"sample {event.path}")
+        elif isinstance(event, PreflightDone):
+            self.close()
+            self._line("\n".join(_found_out(event)))
         elif isinstance(event, TrainingEnded):
             self.close()
             self._line(self._summary(event))
@@ -124,3 +128,15 @@ class Printer:
         if self._bar is not None:
             self._bar.close()
         self._bar, self._what = None, ""
+
+
+def _found_out(event: PreflightDone) -> list[str]:
+    """A preflight's result, a sentence a line."""
+    lines = []
+    if event.seconds_per_step is not None:
+        minutes = event.seconds_total / 60
+        lines.append(f"{event.seconds_per_step:.2f} s a step: {event.steps} steps take about {minutes:.0f} minutes")
+    if event.memory_mb is not None:
+        of_card = f" of the card's {event.card_mb:.0f}" if event.card_mb is not None else ""
+        lines.append(f"memory: {event.memory_mb:.0f} MB{of_card}")
+    return lines + list(event.advice)

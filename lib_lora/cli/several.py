@@ -34,7 +34,9 @@ def start_processes(count: int, arguments: Sequence[str]) -> int:
         for rank in range(count):
             own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             # A session of its own, lest a terminal's Ctrl-C reaches it twice.
-            processes.append(subprocess.Popen(command, env=own, start_new_session=True))
+            # The first listens for words on standard input; two readers would each get some of them.
+            source = None if rank == 0 else subprocess.DEVNULL
+            processes.append(subprocess.Popen(command, env=own, stdin=source, start_new_session=True))
         return _wait(processes)
     finally:
         for process in processes:

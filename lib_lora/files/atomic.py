@@ -188,6 +188,36 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def lock_file(path: Path) -> BinaryIO:
+    """Hold ``path``, which is made, until the file that is returned is closed or this process ends, however it ends.
+
+    Raises:
+        StudioError: somebody holds it already, or it cannot be written.
+    """
+    with _write_errors(path, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")  # noqa: SIM115 - open for as long as it is held
+    try:
+        _lock(file)
+    except OSError as error:
+        file.close()
+        raise StudioError("is in use by another process", file=path) from error
+    return file
+
+
+def _lock(file: BinaryIO) -> None:
+    """The system gives the lock back when the process is gone, so that no crash leaves one behind."""
+    if _on_windows():
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 _MAX_NAME_BYTES = 200  # of 255: extensions, step numbers and the temporary file's ending come on top
 _WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])", re.IGNORECASE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -33,7 +34,7 @@ def sha256_steps(path: Path | str, store: Path) -> Generator[tuple[int, int], No
     try:
         before = path.stat()
         known = _read(store) if before.st_size >= WORTH_KEEPING_BYTES else {}
-        mark = [before.st_size, before.st_mtime_ns]
+        mark = _mark(before)
         if known.get(str(path), [None])[:-1] == mark:
             return known[str(path)][-1]
         digest, done = hashlib.sha256(), 0
@@ -49,6 +50,21 @@ def sha256_steps(path: Path | str, store: Path) -> Generator[tuple[int, int], No
     if before.st_size >= WORTH_KEEPING_BYTES:
         _write(store, {**_read(store), str(path): [*mark, digest.hexdigest()]})
     return digest.hexdigest()
+
+
+def remember_sha256(path: Path | str, store: Path, digest: str) -> None:
+    """Spare ``sha256_steps`` the work: somebody else knows the hash of the file as it is now."""
+    path = Path(path).resolve()
+    with contextlib.suppress(OSError):
+        now = path.stat()
+        entry = [*_mark(now), digest]
+        known = _read(store)
+        if now.st_size >= WORTH_KEEPING_BYTES and known.get(str(path)) != entry:
+            _write(store, {**known, str(path): entry})
+
+
+def _mark(now: os.stat_result) -> list[int]:
+    return [now.st_size, now.st_mtime_ns]
 
 
 class HashAhead:

@@ -232,20 +232,28 @@ def header_bytes(tensors: Mapping[str, TensorData], metadata: Mapping[str, str])
     Raises:
         StudioError: a metadata value is no text, or holds half a surrogate pair (an undecodable file name).
     """
-    table: dict[str, Any] = {}
-    for key, value in metadata.items():
-        if not isinstance(value, str):
-            raise StudioError("metadata are text", field=key, came=value)
-    if metadata:
-        table["__metadata__"] = dict(metadata)
+    entries: dict[str, Any] = {}
     begin = 0
     for name in file_order(tensors):
         if name == "__metadata__":
             raise ValueError("no tensor may be called __metadata__")
         dtype, shape, _ = tensors[name]
         end = begin + byte_count(dtype, tuple(shape))
-        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
         begin = end
+    return _packed(entries, metadata)
+
+
+def _packed(entries: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """The header of these tensors' entries, with its length before it.
+
+    Raises:
+        StudioError: a metadata value is no text, or holds half a surrogate pair (an undecodable file name).
+    """
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise StudioError("metadata are text", field=key, came=value)
+    table = {"__metadata__": dict(metadata), **entries} if metadata else dict(entries)
     try:
         text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -278,3 +286,28 @@ def write_safetensors(
         file.write(head)
         for chunk in tensor_chunks(tensors):
             file.write(chunk)
+
+
+_COPY_BYTES = 1 << 24
+
+
+def replace_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
+    """Give a .safetensors file other metadata. Its tensors' bytes and their order stay as they are.
+
+    Raises:
+        StudioError: it is no whole .safetensors file, a value is no text, or the place cannot be written to. The file
+            is then as it was.
+    """
+    old = read_header(path)
+    entries = {
+        name: {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [info.begin, info.end]}
+        for name, info in old.tensors.items()
+    }
+    head = _packed(entries, metadata)
+    with atomic_write(path) as file:
+        file.write(head)
+        # Closed before the rename, which Windows refuses over an open file.
+        with open(path, "rb") as source:
+            source.seek(old.data_offset)
+            while chunk := source.read(_COPY_BYTES):
+                file.write(chunk)

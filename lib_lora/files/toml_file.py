@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,34 @@ def read_toml(path: Path) -> dict[str, Any]:
         StudioError: no such file, no TOML, or a name that stands twice.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise StudioError(f"cannot be read ({error.strerror})", field="config_file", file=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise StudioError(f"is no TOML ({error})", field="config_file", file=path) from error
+    return parse_toml(text, file=path)
+
+
+def parse_toml(text: str, *, file: Path | None = None) -> dict[str, Any]:
+    """The values of a file's ``text``; raises as ``read_toml`` does."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudioError(f"is no TOML ({error})", field="config_file", file=file) from error
     values: dict[str, Any] = {}
     for name, value in document.items():
         for inner, item in (value if isinstance(value, dict) else {name: value}).items():
             if inner in values:
-                raise StudioError("stands twice", field=inner, file=path)
+                raise StudioError("stands twice", field=inner, file=file)
             values[inner] = item
     return values
+
+
+def toml_text(values: Mapping[str, Any]) -> str:
+    """Flat values (text, numbers, booleans, lists of them) as TOML: ``read_toml`` gives back the same."""
+    return "".join(f"{name} = {_value(value)}\n" for name, value in values.items())
+
+
+def _value(value: Any) -> str:
+    """TOML's texts, lists and numbers are written as JSON's, but for the one control character that JSON lets pass."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

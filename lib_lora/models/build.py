@@ -13,6 +13,8 @@ from lib_lora.arch.family import Part
 from lib_lora.base.errors import StudioError
 from lib_lora.models import compat_transformers
 from lib_lora.models.config_yaml import ModelYaml
+from lib_lora.models.mapped_tensors import shapes_of
+from lib_lora.models.sharing import share
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -21,10 +23,6 @@ def part_tensors(tensors: Tensors, part: Part, keys: list[str] | None = None) ->
     """The tensors whose keys start with the part's prefix, without it."""
     prefix = part.value
     return {key[len(prefix) :]: tensors[key] for key in (keys or tensors) if key.startswith(prefix)}
-
-
-def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
 def build_unet(
@@ -147,11 +145,7 @@ def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], file: objec
                 came=tuple(tensors[key].shape),
                 allowed=str(tuple(expected.shape)),
             )
-    own = {
-        key: tensor.detach() for key, tensor in tensors.items() if key in wanted and not key.endswith("position_ids")
-    }
-    module.load_state_dict(own, strict=False, assign=True)
-    module.requires_grad_(False)
+    share(module, {key: tensors[key] for key in wanted if not key.endswith("position_ids")})
     module.eval()
 
 

@@ -17,14 +17,13 @@ from lib_lora.models.build import (
     build_unet,
     build_vae,
     part_tensors,
-    shapes_of,
     text_tensors,
     without_last_layer,
 )
 from lib_lora.models.checkpoint_file import open_checkpoint, open_vae
 from lib_lora.models.clip_assets import text_config, vocabulary_folder
 from lib_lora.models.config_yaml import ModelYaml, folder_config, published_config, yaml_beside
-from lib_lora.models.mapped_tensors import align_parameters
+from lib_lora.models.mapped_tensors import align_parameters, shapes_of
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.noise_schedule import scaled_linear_alphas_cumprod
 from lib_lora.models.precision import cast_on_use

@@ -55,6 +55,10 @@ def map_tensors(path: Path, placed: Mapping[str, PlacedTensor]) -> dict[str, tor
     return {key: _tensor(mapping, tensor, path) for key, tensor in placed.items()}
 
 
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
 def placed_in_safetensors(header: Header) -> dict[str, PlacedTensor]:
     """The places of a .safetensors file's tensors, which are contiguous."""
     start = header.data_offset

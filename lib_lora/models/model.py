@@ -31,7 +31,10 @@ class DiffusionModel:
         prediction_type: "epsilon" or "v_prediction": what the UNet predicts.
         prediction_source: who said so, in words for a person; "assumed" when nobody did.
         zero_terminal_snr: the last timestep is noise alone (arXiv 2305.08891).
-        borrowed: the modules are another program's: they stay as and where they are.
+        borrowed: the parameters are another program's: they stay as and where they are.
+        resting: of a borrowed model that waits in main memory, the parameters of each of ``modules()`` by name: a part
+            that is needed on the card is copied there, and these are its parameters again afterwards.
+        randn_source: where the noise of pictures comes from, as in ``models.noise``.
         clip_l_skip: SDXL's first text encoder obeys clip skip (a setting of the WebUI, off by default).
         compute_dtype: what activations are computed in.
         name: the checkpoint's name, for metadata and messages.
@@ -57,6 +60,8 @@ class DiffusionModel:
     clip_l_skip: bool = False
     notes: tuple[str, ...] = ()
     borrowed: bool = False
+    resting: list[dict[str, torch.Tensor]] | None = None
+    randn_source: str = "CPU"
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:

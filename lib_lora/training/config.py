@@ -17,12 +17,18 @@ class TrainConfig:
     """The options of ``train`` and ``plan``."""
 
     pretrained_model_name_or_path: Path = option(
-        REQUIRED, "checkpoint to train on: .safetensors, .ckpt, .pt, or a folder in diffusers' layout", group=MODEL
+        REQUIRED,
+        "checkpoint to train on: .safetensors, .ckpt, .pt, or a folder in diffusers' layout",
+        group=MODEL,
+        label="Checkpoint",
+        folder="models",
     )
     vae: Path | None = option(
         None,
         "VAE that replaces the checkpoint's own: .safetensors, .ckpt, .pt, .bin, or diffusers' folder",
         group=MODEL,
+        label="VAE",
+        folder="models",
     )
     clip_skip: int = option(
         1,
@@ -30,6 +36,7 @@ class TrainConfig:
         minimum=1,
         maximum=12,
         group=MODEL,
+        label="CLIP skip",
     )
     prediction_type: str = option(
         "auto",
@@ -44,17 +51,48 @@ class TrainConfig:
         choices=("auto", "on", "off"),
         level="advanced",
         group=MODEL,
+        label="Zero terminal SNR",
     )
 
-    train_data_dir: Path = option(REQUIRED, "folder of pictures, or of <repeats>_<name> folders", group=DATA)
-    reg_data_dir: Path | None = option(None, "folder of regularisation pictures, same layout", group=DATA)
+    train_data_dir: Path = option(
+        REQUIRED, "folder of pictures, or of <repeats>_<name> folders", group=DATA, label="Pictures", folder="datasets"
+    )
+    reg_data_dir: Path | None = option(
+        None,
+        "folder of regularisation pictures, same layout",
+        group=DATA,
+        label="Regularisation pictures",
+        folder="datasets",
+    )
     caption_extension: str = option(
-        ".txt", "extension of the caption files that is preferred", choices=(".txt", ".caption"), group=DATA
+        ".txt",
+        "extension of the caption files that is preferred",
+        choices=(".txt", ".caption"),
+        group=DATA,
+        label="Caption files",
     )
     resolution: str = option("512", "training resolution, one number or WIDTHxHEIGHT", unit="px", group=DATA)
-    enable_bucket: bool = option(True, "keep each picture's shape by sorting pictures into buckets", group=DATA)
-    min_bucket_reso: int = option(256, "smallest side of a bucket", unit="px", minimum=64, level="advanced", group=DATA)
-    max_bucket_reso: int = option(1024, "largest side of a bucket", unit="px", minimum=64, level="advanced", group=DATA)
+    enable_bucket: bool = option(
+        True, "keep each picture's shape by sorting pictures into buckets", group=DATA, label="Buckets"
+    )
+    min_bucket_reso: int = option(
+        256,
+        "smallest side of a bucket",
+        unit="px",
+        minimum=64,
+        level="advanced",
+        group=DATA,
+        label="Smallest bucket side",
+    )
+    max_bucket_reso: int = option(
+        1024,
+        "largest side of a bucket",
+        unit="px",
+        minimum=64,
+        level="advanced",
+        group=DATA,
+        label="Largest bucket side",
+    )
     bucket_reso_steps: int = option(
         64,
         "bucket sides are multiples of this, itself a multiple of 8",
@@ -62,12 +100,22 @@ class TrainConfig:
         minimum=8,
         level="advanced",
         group=DATA,
+        label="Bucket side steps",
     )
-    bucket_no_upscale: bool = option(False, "never enlarge a picture to fill its bucket", level="advanced", group=DATA)
+    bucket_no_upscale: bool = option(
+        False, "never enlarge a picture to fill its bucket", level="advanced", group=DATA, label="Never enlarge"
+    )
     caption_separator: str = option(",", "what stands between two tags of a caption", level="advanced", group=DATA)
-    shuffle_caption: bool = option(False, "show a caption's tags in another order each time", group=DATA)
+    shuffle_caption: bool = option(
+        False, "show a caption's tags in another order each time", group=DATA, label="Shuffle tags"
+    )
     keep_tokens: int = option(
-        0, "how many first tags keep their place and are never dropped", unit="tags", minimum=0, group=DATA
+        0,
+        "how many first tags keep their place and are never dropped",
+        unit="tags",
+        minimum=0,
+        group=DATA,
+        label="Tags that stay first",
     )
     keep_tokens_separator: str = option(
         "",
@@ -75,33 +123,70 @@ class TrainConfig:
         "zorb ||| red, dog ||| masterpiece",
         level="advanced",
         group=DATA,
+        label="Separator of tags that stay",
     )
     caption_dropout_rate: float = option(
-        0.0, "share of samples shown without a caption", minimum=0, maximum=1, level="advanced", group=DATA
+        0.0,
+        "share of samples shown without a caption",
+        minimum=0,
+        maximum=1,
+        level="advanced",
+        group=DATA,
+        label="Caption dropout",
     )
     caption_dropout_every_n_epochs: int = option(
-        0, "every n-th epoch is shown without captions; 0 is never", minimum=0, level="advanced", group=DATA
+        0,
+        "every n-th epoch is shown without captions; 0 is never",
+        minimum=0,
+        level="advanced",
+        group=DATA,
+        label="Epochs without captions",
     )
     caption_tag_dropout_rate: float = option(
-        0.0, "share of tags left out, anew each time", minimum=0, maximum=1, level="advanced", group=DATA
+        0.0,
+        "share of tags left out, anew each time",
+        minimum=0,
+        maximum=1,
+        level="advanced",
+        group=DATA,
+        label="Tag dropout",
     )
     caption_prefix: str = option("", "text before every caption", level="advanced", group=DATA)
     caption_suffix: str = option("", "text behind every caption", level="advanced", group=DATA)
-    flip_aug: bool = option(False, "show half of the pictures mirrored, drawn anew each time", group=DATA)
+    flip_aug: bool = option(
+        False, "show half of the pictures mirrored, drawn anew each time", group=DATA, label="Mirror pictures"
+    )
     max_token_length: int = option(
-        75, "longest caption, 75, 150 or 225", unit="tokens", minimum=75, maximum=225, level="advanced", group=DATA
+        75,
+        "longest caption, 75, 150 or 225",
+        unit="tokens",
+        minimum=75,
+        maximum=225,
+        level="advanced",
+        group=DATA,
+        label="Longest caption",
     )
 
     network_type: str = option("LoRA", "kind of network", group=NETWORK)
-    network_dim: int = option(16, "rank: how much the LoRA can hold, and its file size", minimum=1, group=NETWORK)
+    network_dim: int = option(
+        16, "rank: how much the LoRA can hold, and its file size", minimum=1, group=NETWORK, label="Rank"
+    )
     network_alpha: float = option(
-        8.0, "the LoRA is scaled by alpha / rank; 0 means alpha = rank", minimum=0, group=NETWORK
+        8.0, "the LoRA is scaled by alpha / rank; 0 means alpha = rank", minimum=0, group=NETWORK, label="Alpha"
     )
     conv_dim: int | None = option(
-        None, "rank of 3x3 convolutions (LoCon); none leaves them out", minimum=1, group=NETWORK
+        None,
+        "rank of 3x3 convolutions (LoCon); none leaves them out",
+        minimum=1,
+        group=NETWORK,
+        label="Convolution rank",
     )
     conv_alpha: float | None = option(
-        None, "alpha of 3x3 convolutions; none takes network_alpha, 0 means alpha = rank", minimum=0, group=NETWORK
+        None,
+        "alpha of 3x3 convolutions; none takes network_alpha, 0 means alpha = rank",
+        minimum=0,
+        group=NETWORK,
+        label="Convolution alpha",
     )
     network_dropout: float = option(
         0.0,
@@ -127,9 +212,12 @@ class TrainConfig:
         "layers to train: all, attention, cross-attention, self-attention or a regular expression on names",
         level="advanced",
         group=NETWORK,
+        label="Layers",
     )
-    network_train_unet_only: bool = option(False, "leave the text encoder as it is", group=NETWORK)
-    network_train_text_encoder_only: bool = option(False, "leave the UNet as it is", level="advanced", group=NETWORK)
+    network_train_unet_only: bool = option(False, "leave the text encoder as it is", group=NETWORK, label="UNet only")
+    network_train_text_encoder_only: bool = option(
+        False, "leave the UNet as it is", level="advanced", group=NETWORK, label="Text encoder only"
+    )
 
     learning_rate: float | None = option(
         None, "learning rate of UNet and text encoder; none takes the optimizer's own advice", minimum=0, group=LEARNING
@@ -152,12 +240,22 @@ class TrainConfig:
         "sine, linear, reverse_linear or zeros, which +0.25 lifts",
         level="advanced",
         group=LEARNING,
+        label="Rate factors, IN blocks",
     )
     mid_lr_weight: tuple[float, ...] = option(
-        (), "factor on the rate of the UNet's middle block (SDXL also 3)", minimum=0, level="advanced", group=LEARNING
+        (),
+        "factor on the rate of the UNet's middle block (SDXL also 3)",
+        minimum=0,
+        level="advanced",
+        group=LEARNING,
+        label="Rate factor, middle block",
     )
     up_lr_weight: tuple[str, ...] = option(
-        (), "as down_lr_weight, of the blocks OUT00, OUT01 and so on", level="advanced", group=LEARNING
+        (),
+        "as down_lr_weight, of the blocks OUT00, OUT01 and so on",
+        level="advanced",
+        group=LEARNING,
+        label="Rate factors, OUT blocks",
     )
     block_lr_zero_threshold: float = option(
         0.0,
@@ -165,6 +263,7 @@ class TrainConfig:
         minimum=0,
         level="advanced",
         group=LEARNING,
+        label="Factors that count as 0",
     )
     block_lr_weight: tuple[float, ...] = option(
         (),
@@ -173,36 +272,61 @@ class TrainConfig:
         minimum=0,
         level="advanced",
         group=LEARNING,
+        label="Rate factors, all blocks",
     )
-    optimizer_type: str = option("AdamW", "optimizer", group=LEARNING)
+    optimizer_type: str = option("AdamW", "optimizer", group=LEARNING, label="Optimizer")
     optimizer_args: tuple[str, ...] = option(
-        (), "further arguments of the optimizer, as name=value", level="advanced", group=LEARNING
+        (),
+        "further arguments of the optimizer, as name=value",
+        level="advanced",
+        group=LEARNING,
+        label="Optimizer arguments",
     )
     lr_scheduler: str | None = option(
-        None, "how the learning rate changes over the run; none takes what suits the optimizer", group=LEARNING
+        None,
+        "how the learning rate changes over the run; none takes what suits the optimizer",
+        group=LEARNING,
+        label="Schedule",
     )
     lr_warmup_steps: float = option(
-        0.0, "steps in which the learning rate rises; below 1 a share of the run", minimum=0, group=LEARNING
+        0.0,
+        "steps in which the learning rate rises; below 1 a share of the run",
+        minimum=0,
+        group=LEARNING,
+        label="Warm-up",
     )
     lr_scheduler_num_cycles: int = option(
-        1, "restarts of cosine_with_restarts", minimum=1, level="advanced", group=LEARNING
+        1, "restarts of cosine_with_restarts", minimum=1, level="advanced", group=LEARNING, label="Restarts"
     )
-    lr_scheduler_power: float = option(1.0, "power of polynomial", above=0, level="advanced", group=LEARNING)
-    train_batch_size: int = option(1, "pictures per step", minimum=1, group=LEARNING)
+    lr_scheduler_power: float = option(
+        1.0, "power of polynomial", above=0, level="advanced", group=LEARNING, label="Power of polynomial"
+    )
+    train_batch_size: int = option(1, "pictures per step", minimum=1, group=LEARNING, label="Batch size")
     gradient_accumulation_steps: int = option(
-        1, "batches gathered for one step", minimum=1, level="advanced", group=LEARNING
+        1, "batches gathered for one step", minimum=1, level="advanced", group=LEARNING, label="Batches per step"
     )
-    max_train_epochs: int | None = option(None, "length of the run in epochs", minimum=1, group=LEARNING)
+    max_train_epochs: int | None = option(
+        None, "length of the run in epochs", minimum=1, group=LEARNING, label="Epochs"
+    )
     max_train_steps: int | None = option(
-        None, "length of the run in steps; 1600 when neither is given", minimum=1, group=LEARNING
+        None, "length of the run in steps; 1600 when neither is given", minimum=1, group=LEARNING, label="Steps"
     )
     max_grad_norm: float = option(
-        1.0, "longest gradient; 0 switches clipping off", minimum=0, level="advanced", group=LEARNING
+        1.0,
+        "longest gradient; 0 switches clipping off",
+        minimum=0,
+        level="advanced",
+        group=LEARNING,
+        label="Gradient clipping",
     )
     seed: int = option(42, "the same seed gives the same LoRA", minimum=0, group=LEARNING)
 
     min_snr_gamma: float | None = option(
-        None, "less weight on steps with little noise (arXiv 2303.09556); 5 is usual", above=0, group=LOSS
+        None,
+        "less weight on steps with little noise (arXiv 2303.09556); 5 is usual",
+        above=0,
+        group=LOSS,
+        label="Min-SNR gamma",
     )
     noise_offset: float = option(
         0.0, "lets pictures become darker and brighter; 0.05 to 0.1 is usual", minimum=0, maximum=1, group=LOSS
@@ -210,42 +334,91 @@ class TrainConfig:
     adaptive_noise_scale: float = option(
         0.0, "adds this times the latent's mean to noise_offset", level="advanced", group=LOSS
     )
-    prior_loss_weight: float = option(1.0, "weight of regularisation pictures", minimum=0, level="advanced", group=LOSS)
-    min_timestep: int = option(0, "smallest timestep trained", minimum=0, maximum=999, level="advanced", group=LOSS)
+    prior_loss_weight: float = option(
+        1.0,
+        "weight of regularisation pictures",
+        minimum=0,
+        level="advanced",
+        group=LOSS,
+        label="Weight of regularisation",
+    )
+    min_timestep: int = option(
+        0, "smallest timestep trained", minimum=0, maximum=999, level="advanced", group=LOSS, label="Smallest timestep"
+    )
     max_timestep: int = option(
-        1000, "timesteps trained lie below this", minimum=1, maximum=1000, level="advanced", group=LOSS
+        1000,
+        "timesteps trained lie below this",
+        minimum=1,
+        maximum=1000,
+        level="advanced",
+        group=LOSS,
+        label="Timesteps below",
     )
 
-    output_dir: Path = option(Path("models/Lora"), "folder for the LoRA", group=OUTPUT)
-    output_name: str = option(REQUIRED, "name of the LoRA, without extension", group=OUTPUT)
-    overwrite: bool = option(False, "replace a LoRA of this name that exists", group=OUTPUT)
+    output_dir: Path = option(Path("models/Lora"), "folder for the LoRA", group=OUTPUT, folder="outputs")
+    output_name: str = option(REQUIRED, "name of the LoRA, without extension", group=OUTPUT, label="Name")
+    overwrite: bool = option(
+        False, "replace a LoRA of this name that exists", group=OUTPUT, label="Replace a LoRA of this name"
+    )
     save_precision: str = option("fp16", "number format of the file", choices=("fp16", "bf16", "float"), group=OUTPUT)
-    save_every_n_epochs: int | None = option(None, "also save after every n epochs", minimum=1, group=OUTPUT)
+    save_every_n_epochs: int | None = option(
+        None, "also save after every n epochs", minimum=1, group=OUTPUT, label="Save every n epochs"
+    )
     save_every_n_steps: int | None = option(None, "also save after every n steps", minimum=1, group=OUTPUT)
     save_state: bool = option(
-        False, "save the run's state at its end too, to train on later", level="advanced", group=OUTPUT
+        False,
+        "save the run's state at its end too, to train on later",
+        level="advanced",
+        group=OUTPUT,
+        label="Save state at the end",
     )
     save_state_every_n_steps: int | None = option(
-        None, "save the run's state after every n steps, to go on after a crash", minimum=1, group=OUTPUT
+        None,
+        "save the run's state after every n steps, to go on after a crash",
+        minimum=1,
+        group=OUTPUT,
+        label="Save state every n steps",
     )
-    keep_states: int = option(1, "how many of the last states are kept", minimum=1, level="advanced", group=OUTPUT)
+    keep_states: int = option(
+        1, "how many of the last states are kept", minimum=1, level="advanced", group=OUTPUT, label="States kept"
+    )
     resume: Path | None = option(
-        None, "state to go on from: <output_name>-state or a folder in it", level="advanced", group=OUTPUT
+        None,
+        "state to go on from: state_dir or a folder in it",
+        level="advanced",
+        group=OUTPUT,
+        label="Go on from state",
+        folder="outputs",
+    )
+    state_dir: Path | None = option(
+        None,
+        "folder for the run's states; none takes <output_dir>/<output_name>-state",
+        level="advanced",
+        group=OUTPUT,
+        folder="outputs",
     )
     logging_dir: Path | None = option(
-        None, "folder for the loss log; none takes <output_dir>/<output_name>-log", level="advanced", group=OUTPUT
+        None,
+        "folder for the loss log; none takes <output_dir>/<output_name>-log",
+        level="advanced",
+        group=OUTPUT,
+        folder="outputs",
     )
-    training_comment: str = option("", "a note written into the file", level="advanced", group=OUTPUT)
+    training_comment: str = option("", "a note written into the file", level="advanced", group=OUTPUT, label="Comment")
 
     sample_prompts: Path | None = option(
         None,
         "text file, one prompt a line; --n negative --d seed --s steps --l scale --w width --h height may follow",
         group=SAMPLES,
+        label="Prompts from a file",
+        folder="datasets",
     )
     sample_every_n_epochs: int | None = option(None, "make samples after every n epochs", minimum=1, group=SAMPLES)
     sample_every_n_steps: int | None = option(None, "make samples after every n steps", minimum=1, group=SAMPLES)
-    sample_at_first: bool = option(False, "make samples before the first step too", group=SAMPLES)
-    sample_sampler: str = option("Euler a", "sampler of the samples", group=SAMPLES)
+    sample_at_first: bool = option(
+        False, "make samples before the first step too", group=SAMPLES, label="Samples before the first step"
+    )
+    sample_sampler: str = option("Euler a", "sampler of the samples", group=SAMPLES, label="Sampler")
 
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", level="advanced", group=MACHINE)
     mixed_precision: str = option(
@@ -261,46 +434,62 @@ class TrainConfig:
         minimum=1,
         level="advanced",
         group=MACHINE,
+        label="Checkpointed levels",
     )
     attention: str = option(
         "sdpa", "kernels of the UNet's attention", choices=("sdpa", "xformers"), level="advanced", group=MACHINE
     )
     torch_compile: bool = option(
-        False, "compile each layer first (CUDA only, not yet proven): slow to start", level="advanced", group=MACHINE
+        False,
+        "compile each layer first (CUDA only, not yet proven): slow to start",
+        level="advanced",
+        group=MACHINE,
+        label="Compile",
+        way="child",
     )
-    vae_batch_size: int = option(1, "pictures encoded at once", minimum=1, level="advanced", group=MACHINE)
+    vae_batch_size: int = option(
+        1, "pictures encoded at once", minimum=1, level="advanced", group=MACHINE, label="Pictures encoded at once"
+    )
     no_half_vae: bool = option(
         False,
         "encode pictures in single precision although mixed_precision is bf16 (with fp16 it always is)",
         level="advanced",
         group=MACHINE,
+        label="VAE in single precision",
     )
     cache_latents: bool = option(
         True,
         "encode pictures once; otherwise anew at each step, with the VAE on the card",
         level="advanced",
         group=MACHINE,
+        label="Encode pictures once",
     )
     cache_latents_to_disk: bool = option(
-        False, "keep encoded pictures in cache_dir, for further runs and for less memory", group=MACHINE
+        False,
+        "keep encoded pictures in cache_dir, for further runs and for less memory",
+        group=MACHINE,
+        label="Keep encoded pictures on disk",
     )
     cache_text_encoder_outputs: bool = option(
         True,
         "encode captions once, where no text encoder is trained and tags are neither shuffled nor dropped",
         level="advanced",
         group=MACHINE,
+        label="Encode captions once",
     )
     cache_text_encoder_outputs_to_disk: bool = option(
         False,
         "keep encoded captions in cache_dir, for further runs and for less memory",
         level="advanced",
         group=MACHINE,
+        label="Keep encoded captions on disk",
     )
     cache_dir: Path | None = option(
         None,
         "folder of what is kept on disk, for all runs; none takes .lora_studio_cache beside train_data_dir",
         level="advanced",
         group=MACHINE,
+        folder="outputs",
     )
 
 

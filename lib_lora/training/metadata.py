@@ -79,6 +79,10 @@ def _own_options(config: TrainConfig) -> dict[str, Any]:
         "max_train_steps",
         "lr_warmup_steps",
         "lr_scheduler",
+        "lr_scheduler_num_cycles",
+        "lr_scheduler_power",
+        "gradient_checkpointing",
+        "network_targets",
         "network_dim",
         "network_alpha",
         "network_dropout",
@@ -92,6 +96,9 @@ def _own_options(config: TrainConfig) -> dict[str, Any]:
         "max_grad_norm",
         "prior_loss_weight",
         "min_snr_gamma",
+        "min_timestep",
+        "max_timestep",
+        "bucket_reso_steps",
     )
     arguments = f"({','.join(config.optimizer_args)})" if config.optimizer_args else ""
     return {f"ss_{name}": getattr(config, name) for name in names} | {"ss_optimizer": config.optimizer_type + arguments}
@@ -148,6 +155,8 @@ def _network_args(config: TrainConfig) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if config.conv_dim:
         given = {"conv_dim": config.conv_dim, "conv_alpha": config.conv_alpha}
+    dropouts = {name: getattr(config, name) for name in ("rank_dropout", "module_dropout")}
+    given |= {name: share for name, share in dropouts.items() if share}
     lists = {name: getattr(config, name) for name in _NETWORK_OPTIONS}
     return given | {
         name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in lists.items() if value

@@ -22,6 +22,7 @@ import torch
 from torch.optim import Optimizer
 
 from lib_lora.base.errors import StudioError
+from lib_lora.base.packages import how_to_get
 from lib_lora.base.registry import Registry
 
 
@@ -83,7 +84,9 @@ class OptimizerEntry:
             raise _refusal(f"needs a CUDA card, and this run is on {device}", self.name)
         package = self.module.partition(".")[0]
         if not package.isidentifier() or importlib.util.find_spec(package) is None:
-            raise _refusal(f"needs the Python package {package}, which is not installed", self.name)
+            how = how_to_get(package)
+            to_add = f"; to add it: {how}" if how else ""
+            raise _refusal(f"needs the Python package {package}, which is not installed{to_add}", self.name)
         try:
             found = getattr(importlib.import_module(self.module), self.attribute, None)
         except (ImportError, OSError, RuntimeError) as error:  # a package may miss its native library

@@ -13,12 +13,11 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Saved
 from lib_lora.dataset.plan import Plan
 from lib_lora.files.atomic import check_writable, remove_leftovers, safe_name
+from lib_lora.files.safetensors_file import read_header
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.metadata import save_metadata
-from lib_lora.training.state import STATE_NAME, find_state, states_in
-
-# Weights and, for most optimizers, two values more for each of them.
-_STATE_BYTES_PER_PARAMETER = 12
+from lib_lora.training.planning import bytes_needed
+from lib_lora.training.state import STATE_NAME, find_state, run_of, states_in
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Outputs:
 
     @property
     def state_folder(self) -> Path:
-        return self.config.output_dir / f"{self.config.output_name}-state"
+        return self.config.state_dir or self.config.output_dir / f"{self.config.output_name}-state"
 
     def check(self) -> None:
         """That names are free and folders can be written, before anything is loaded.
@@ -55,9 +54,11 @@ class Outputs:
             self._check_free()
         check_writable(config.output_dir, field="output_dir")
         check_writable(self.log_folder, field="logging_dir")
+        if config.state_dir:
+            check_writable(config.state_dir, field="state_dir")
 
     def _check_free(self) -> None:
-        if self.final.exists():
+        if self.final.exists() and not self._is_of_resumed_run(self.final):
             raise StudioError(
                 "a LoRA of this name exists",
                 field="output_name",
@@ -73,6 +74,12 @@ class Outputs:
                 allowed="another name, resume to go on with it, or overwrite to begin anew",
             )
 
+    def _is_of_resumed_run(self, lora: Path) -> bool:
+        """Whether the run that is gone on with has written it: it was killed before anybody learnt that."""
+        if self.config.resume is None:
+            return False
+        return read_header(lora).metadata.get("ss_session_id") == run_of(self.config.resume)
+
     def check_room(self, network: Network, plan: Plan) -> None:
         """Refuse to start a run whose files will not fit on the disk.
 
@@ -80,15 +87,7 @@ class Outputs:
             StudioError: with the room that there is and that is needed.
         """
         config = self.config
-        parameters = sum(p.numel() for p in network.parameters())
-        saves = 1
-        if config.save_every_n_epochs:
-            saves += plan.epochs // config.save_every_n_epochs
-        if config.save_every_n_steps:
-            saves += plan.total_steps // config.save_every_n_steps
-        needed = saves * parameters * (4 if config.save_precision == "float" else 2)
-        if config.save_state or config.save_state_every_n_steps:
-            needed += (config.keep_states + 1) * parameters * _STATE_BYTES_PER_PARAMETER
+        needed = bytes_needed(config, plan, sum(parameter.numel() for parameter in network.parameters()))
         free = shutil.disk_usage(config.output_dir).free
         if needed > free:
             raise StudioError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lib_lora.dataset.plan import Plan, build_plan, parse_resolution
@@ -24,19 +24,20 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def make_plan(config: TrainConfig, processes: int | None = None) -> Plan:
+def make_plan(config: TrainConfig, processes: int | None = None, scan: Callable[..., Scan] = scan) -> Plan:
     """What the run will do: pictures, buckets, repeats, steps. Reads headers and captions only.
 
     Args:
         processes: how many train together; as many as the launcher has started where it is not given.
+        scan: reads a folder as ``dataset.records.scan`` does.
 
     Raises:
         StudioError: an option or the dataset is at fault.
     """
     check(config)
     resolution = parse_resolution(config.resolution)
-    training = _scan(config, config.train_data_dir, regularisation=False)
-    regularisation = _scan(config, config.reg_data_dir, regularisation=True) if config.reg_data_dir else None
+    training = _scan(scan, config, config.train_data_dir, regularisation=False)
+    regularisation = _scan(scan, config, config.reg_data_dir, regularisation=True) if config.reg_data_dir else None
     if config.cache_latents_to_disk or config.cache_text_encoder_outputs_to_disk:
         check_writable(cache_folder(config), field="cache_dir")
     plan = build_plan(
@@ -55,6 +56,27 @@ def make_plan(config: TrainConfig, processes: int | None = None) -> Plan:
         processes=processes or process_count(),
     )
     return dataclasses.replace(plan, treatment=tuple(_treatment(config)))
+
+
+# Weights and, for most optimizers, two values more for each of them.
+_STATE_BYTES_PER_PARAMETER = 12
+
+
+def bytes_needed(config: TrainConfig, plan: Plan, parameters: int) -> int:
+    """Room on the disk for all that the run will write: LoRAs and states.
+
+    Args:
+        parameters: how many are trained.
+    """
+    saves = 1
+    if config.save_every_n_epochs:
+        saves += plan.epochs // config.save_every_n_epochs
+    if config.save_every_n_steps:
+        saves += plan.total_steps // config.save_every_n_steps
+    needed = saves * parameters * (4 if config.save_precision == "float" else 2)
+    if config.save_state or config.save_state_every_n_steps:
+        needed += (config.keep_states + 1) * parameters * _STATE_BYTES_PER_PARAMETER
+    return needed
 
 
 def caption_rules(config: TrainConfig) -> CaptionRules:
@@ -102,7 +124,7 @@ def _treatment(config: TrainConfig) -> Iterator[str]:
         yield f"encoded {' and '.join(kept)} are kept in {cache_folder(config)}"
 
 
-def _scan(config: TrainConfig, folder: Path, *, regularisation: bool) -> Scan:
+def _scan(scan: Callable[..., Scan], config: TrainConfig, folder: Path, *, regularisation: bool) -> Scan:
     others = [config.output_dir, cache_folder(config)]
     if config.reg_data_dir and not regularisation:
         others.append(config.reg_data_dir)

@@ -111,6 +111,15 @@ def find_state(path: Path) -> Path:
     return states[-1]
 
 
+def run_of(path: Path) -> str:
+    """The ``run_id`` of the state that ``find_state`` finds.
+
+    Raises:
+        StudioError: there is none, or it is damaged.
+    """
+    return _read_table(find_state(path))["run_id"]
+
+
 def states_in(folder: Path) -> list[Path]:
     """The states in ``folder``, the earliest step first."""
     if not folder.is_dir():

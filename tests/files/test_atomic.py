@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from lib_lora.files.atomic import (
     atomic_folder,
     atomic_write,
     delete_folder,
+    lock_file,
     remove_leftovers,
     safe_name,
     write_bytes,
@@ -253,3 +257,40 @@ def test_leftovers_are_told_from_other_files(tmp_path):
     assert remove_leftovers(tmp_path, r"a\.bin") == [tmp_path / left]
     assert sorted(os.listdir(tmp_path)) == sorted(keep)
     assert remove_leftovers(tmp_path / "nowhere", ".*") == []
+
+
+def test_a_locked_file_is_held_until_it_is_closed(tmp_path):
+    held = lock_file(tmp_path / "new" / "lock")
+    with pytest.raises(StudioError, match="in use by another process"):
+        lock_file(tmp_path / "new" / "lock")
+    held.close()
+    lock_file(tmp_path / "new" / "lock").close()
+
+
+def test_a_lock_goes_with_the_process_that_was_killed(tmp_path):
+    code = f"import time; from lib_lora.files.atomic import lock_file; from pathlib import Path\n\
+held = lock_file(Path({str(tmp_path / 'lock')!r})); print('held', flush=True); time.sleep(60)"
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE)
+    assert process.stdout.readline().strip() == b"held"
+    with pytest.raises(StudioError, match="in use"):
+        lock_file(tmp_path / "lock")
+    process.kill()
+    process.wait()
+    lock_file(tmp_path / "lock").close()
+
+
+def test_windows_locks_by_its_own_library(tmp_path, monkeypatch):
+    calls = []
+
+    class Msvcrt:
+        LK_NBLCK = 2
+
+        @staticmethod
+        def locking(number, mode, size):
+            calls.append((mode, size))
+
+    monkeypatch.setattr(atomic, "_on_windows", lambda: True)
+    monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt)
+    lock_file(tmp_path / "lock").close()
+    assert calls == [(2, 1)]

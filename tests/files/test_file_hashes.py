@@ -8,7 +8,7 @@ import pytest
 
 from lib_lora.base.errors import StudioError
 from lib_lora.files import file_hashes
-from lib_lora.files.file_hashes import HashAhead, sha256_steps
+from lib_lora.files.file_hashes import HashAhead, remember_sha256, sha256_steps
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +111,11 @@ def test_the_error_of_a_hash_begun_ahead_comes_when_it_is_wanted(tmp_path):
     ahead = HashAhead(tmp_path / "gone.safetensors", tmp_path / "hashes.json")
     with pytest.raises(StudioError, match="gone"):
         finish(ahead.steps())
+
+
+def test_who_knows_a_hash_spares_the_work(file, tmp_path):
+    store = tmp_path / "cache" / "hashes.json"
+    remember_sha256(file, store, "known")
+    assert run(file, store) == ("known", [])
+    file.write_bytes(b"b" * 151)
+    assert run(file, store)[0] == hashlib.sha256(b"b" * 151).hexdigest()

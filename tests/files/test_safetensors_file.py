@@ -15,6 +15,7 @@ from lib_lora.files.safetensors_file import (
     TensorInfo,
     header_bytes,
     read_header,
+    replace_metadata,
     write_safetensors,
 )
 
@@ -227,3 +228,25 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         read_header(tmp_path / "none.safetensors")
     with pytest.raises(StudioError, match="cannot be read"):
         read_header(tmp_path)
+
+
+def test_new_metadata_leave_every_byte_of_the_tensors_in_its_place(tmp_path):
+    path = tmp_path / "x.safetensors"
+    # In another order than ours, as other writers have it.
+    head = b'{"__metadata__":{"a":"1"},"y":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},'
+    head += b'"x":{"dtype":"F16","shape":[1],"data_offsets":[2,4]}}'
+    path.write_bytes(len(head).to_bytes(8, "little") + head + b"\x01\x02\x03\x04")
+    tensors = read_header(path).tensors
+    replace_metadata(path, {"b": "2", "c": "ü" * 99})
+    header = read_header(path)
+    assert header.metadata == {"b": "2", "c": "ü" * 99} and header.tensors == tensors
+    assert path.read_bytes()[header.data_offset :] == b"\x01\x02\x03\x04"
+
+
+def test_metadata_that_are_no_text_leave_the_file_as_it_was(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"x": TensorData("U8", (1,), b"\x05")}, {"a": "1"})
+    before = path.read_bytes()
+    with pytest.raises(StudioError):
+        replace_metadata(path, {"a": 1})
+    assert path.read_bytes() == before

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_lora.models.offload import bring_back, keep_on_card, whole
+from lib_lora.models.offload import bring_back, brought_back, keep_on_card, whole
+from lib_lora.models.sharing import shared
 
 needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 
@@ -60,3 +61,24 @@ def test_parts_that_are_not_needed_leave_the_card_and_their_values_survive(on_ca
     bring_back(on_card)
     after = [parameter.cpu() for module in on_card.modules() for parameter in module.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after))
+
+
+@pytest.fixture
+def resting(tiny_model):
+    """A model of another program's that waits in main memory; its parts are copied to the card."""
+    tiny_model.device, tiny_model.borrowed = torch.device("meta"), True
+    tiny_model.resting = [shared(module) for module in tiny_model.modules()]
+    return tiny_model
+
+
+def test_parts_at_rest_are_copied_to_the_card_and_are_the_owners_tensors_again_afterwards(resting):
+    owners = [parameter.data_ptr() for module in resting.modules() for parameter in module.parameters()]
+    keep_on_card(resting, resting.vae)
+    assert places(resting) == ["cpu", "meta", "cpu"]
+    with brought_back(resting):
+        assert places(resting) == ["cpu", "cpu", "cpu"]
+    assert places(resting) == ["cpu", "meta", "cpu"]
+    with whole(resting):
+        assert places(resting) == ["meta", "meta", "meta"]
+    bring_back(resting)
+    assert owners == [parameter.data_ptr() for module in resting.modules() for parameter in module.parameters()]

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import logging
 import random
+import sys
 
 import dadaptation
 import numpy as np
@@ -337,10 +338,11 @@ def test_the_guides_8_bit_names_are_known():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_a_missing_package_is_named(monkeypatch):
+def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(StudioError, match="optimizer_type.*bitsandbytes.*not installed.*AdamW8bit"):
+    with pytest.raises(StudioError, match="optimizer_type.*bitsandbytes.*not installed.*AdamW8bit") as caught:
         subject.find_optimizer("AdamW8bit").load()
+    assert f'"{sys.executable}" -m pip install "bitsandbytes' in caught.value.problem
 
 
 def test_module_and_class_are_accepted_with_the_class_s_own_defaults():

@@ -302,3 +302,13 @@ def test_leftovers_of_long_names_are_found(train_options, name):
     left.write_bytes(b"half")
     list(run(train_options, output_name=name, max_train_steps=1).events())
     assert not left.exists()
+
+
+def test_a_run_that_was_killed_after_its_last_save_goes_on_although_its_own_lora_is_there(train_options):
+    folder = train_options["output_dir"]
+    list(run(train_options, save_state=True).events())
+    assert list(run(train_options, resume=folder / "zorb-state").events())[-1].step == 3
+    list(run(train_options, output_name="other").events())
+    (folder / "other.safetensors").replace(folder / "zorb.safetensors")
+    with pytest.raises(StudioError, match="a LoRA of this name exists"):
+        list(run(train_options, resume=folder / "zorb-state").events())

@@ -1,0 +1,1 @@
+"""Jobs: what is to be done, the forms that say so, the queue that does it."""

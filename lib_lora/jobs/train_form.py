@@ -1,0 +1,377 @@
+"""The form of a training run: what a page shows, what it sends back, and what a run of it would do."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lib_lora.base.errors import StudioError
+from lib_lora.base.options import OptionInfo, convert, from_mapping, options_of
+from lib_lora.base.protocols import Host, ModelFile
+from lib_lora.dataset.plan import Plan
+from lib_lora.files.access import check_inside, check_subfolder
+from lib_lora.files.atomic import safe_name, write_text
+from lib_lora.jobs.caches import cache_view
+from lib_lora.jobs.options import TrainJobOptions, way_needed
+from lib_lora.jobs.presets import optimizers_of_this_machine, presets_view, usable_optimizers
+from lib_lora.jobs.scan_cache import ScanCache
+from lib_lora.training.config import TrainConfig, alpha_warning, check
+from lib_lora.training.planning import bytes_needed, make_plan
+
+# What the host says, and not the form.
+FROM_HOST = ("output_dir", "state_dir", "logging_dir", "cache_dir")
+# A job that was killed goes on from its last state; the command line saves none unless it is asked to.
+_JOB_DEFAULTS = {"save_state_every_n_steps": 250}
+_PROMPTS_FILE = "prompts.txt"
+_MOST_LEFT_OUT = 200
+_MB = 2**20
+_scans = ScanCache()
+
+
+def form_schema(host: Host) -> dict[str, Any]:
+    """All that a page needs to show the form, as JSON can hold it: ``host``, ``checkpoints``, ``vaes``, ``samplers``,
+    ``groups``, ``defaults``, ``presets`` and ``cache``.
+
+    Loads torch, for the names of optimizers and networks: to be asked for when the form is first shown.
+    """
+    suggestions = _suggestions(host)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for info in form_options():
+        groups.setdefault(info.group, []).append(_option_view(info, suggestions.get(info.name)))
+    return {
+        "host": _host_view(host),
+        "checkpoints": [_model_view(each) for each in host.checkpoints()],
+        "vaes": [_model_view(each) for each in host.vaes()],
+        "samplers": host.samplers(),
+        "groups": [{"name": name, "options": options} for name, options in groups.items()],
+        "defaults": form_defaults(host),
+        "presets": presets_view(host),
+        "cache": cache_view(host),
+    }
+
+
+def form_options() -> list[OptionInfo]:
+    """The options of the form, in its order."""
+    return [info for kind in (TrainConfig, TrainJobOptions) for info in options_of(kind) if info.name not in FROM_HOST]
+
+
+def form_defaults(host: Host) -> dict[str, Any]:
+    """What the form opens with: the options' own defaults, a job's, and what the host's settings say."""
+    values = {info.name: None if info.required else _plain(info.default) for info in form_options()}
+    checkpoints = host.checkpoints()
+    first = next((each for each in checkpoints if each.loaded), checkpoints[0] if checkpoints else None)
+    if first:
+        values["pretrained_model_name_or_path"] = str(first.path)
+    own = {**_JOB_DEFAULTS, **host.train_defaults()}
+    infos = {info.name: info for info in form_options()}
+    return values | {name: _plain(convert(infos[name], value)) for name, value in own.items()}
+
+
+def read_form(
+    values: Mapping[str, Any], host: Host, job_folder: Path | None = None
+) -> tuple[TrainConfig, TrainJobOptions]:
+    """The checked options of a form's values; what is missing has the form's default.
+
+    Args:
+        values: by option name, those of both classes in one mapping. The form has none of ``FROM_HOST``.
+        job_folder: where the job keeps its own files: the loss log in ``log`` below it, states in ``state``; and
+            ``write_prompts`` writes the form's prompts there.
+
+    Raises:
+        StudioError: naming the option at fault.
+    """
+    names = {info.name: info for info in form_options()}
+    _refuse_unknown(values, names)
+    filled = {**form_defaults(host), **_without_other_length(values), **values}
+    # An empty text in a field that must be filled in is a missing value, not a wrong one.
+    filled = {name: None if names[name].required and value == "" else value for name, value in filled.items()}
+    own_names = {info.name for info in options_of(TrainJobOptions)}
+    options = from_mapping(TrainJobOptions, {name: value for name, value in filled.items() if name in own_names})
+    config_values = {name: value for name, value in filled.items() if name not in own_names}
+    if options.model_source == "loaded":
+        config_values["pretrained_model_name_or_path"] = _loaded_checkpoint(host)
+    config_values |= _host_folders(options, host, job_folder)
+    config = from_mapping(TrainConfig, config_values)
+    safe_name(config.output_name, field="output_name")
+    prompts = _prompts_file(config, options, job_folder or host.data_dir / "jobs")
+    config = replace(config, **{**_checked_paths(config, host), **prompts})
+    if host.exposed() and "." in config.optimizer_type:
+        raise StudioError(
+            "a class is taken by its module's name from this machine's user alone",
+            field="optimizer_type",
+            came=config.optimizer_type,
+            allowed="an optimizer of the list",
+        )
+    check(config)
+    _check_choices(config)
+    return config, options
+
+
+def write_prompts(config: TrainConfig, options: TrainJobOptions) -> None:
+    """Write ``sample_prompts_text`` to the file that ``read_form`` has named for it; nothing where there is none."""
+    if options.sample_prompts_text.strip():
+        write_text(config.sample_prompts, options.sample_prompts_text)
+
+
+def plan_summary(values: Mapping[str, Any], host: Host) -> dict[str, Any]:
+    """What a run of these values would do, as JSON can hold it: the answer of the route ``lora-studio/plan``.
+
+    Name and checkpoint may still be missing; what follows from them is None then.
+
+    Raises:
+        StudioError: naming the option at fault.
+    """
+    defaults = form_defaults(host)
+    anywhere = next(iter(host.folders().models), host.data_dir)
+    stand_ins = {"output_name": "unnamed", "pretrained_model_name_or_path": str(anywhere)}
+    missing = {name: text for name, text in stand_ins.items() if not {**defaults, **values}[name]}
+    config, options = read_form({**values, **missing}, host)
+    plan = make_plan(config, options.num_processes, _scans)
+    way, why = (None, None) if missing else way_needed(config, options, host)
+    return {
+        **_plan_view(plan),
+        **(_no_size() if "pretrained_model_name_or_path" in missing else _size_view(config, plan)),
+        "alpha_over_rank": config.network_alpha / config.network_dim if config.network_alpha else 1.0,
+        "exists": None if "output_name" in missing else _existing(config),
+        "free_mb": round(shutil.disk_usage(_nearest_folder(config.output_dir)).free / _MB),
+        "way": way,
+        "way_why": why,
+        "warnings": [*_warnings(plan), *filter(None, [alpha_warning(config)])],
+    }
+
+
+# The schema's parts
+
+
+def _option_view(info: OptionInfo, suggestions: list[str] | None) -> dict[str, Any]:
+    kinds = {bool: "bool", int: "int", float: "float", str: "text", Path: "path"}
+    return {
+        "name": info.name,
+        "label": label_of(info),
+        "kind": "list" if info.is_list else kinds[info.kind],
+        "optional": info.optional,
+        "required": info.required,
+        "default": None if info.required else _plain(info.default),
+        "help": info.help,
+        "unit": info.unit,
+        "choices": list(info.choices) if info.choices else None,
+        "minimum": info.minimum,
+        "maximum": info.maximum,
+        "above": info.above,
+        "level": info.level,
+        "way": info.way,
+        "folder": info.folder,
+        "suggestions": suggestions,
+    }
+
+
+def label_of(info: OptionInfo) -> str:
+    """What forms call an option: its own label, or its name in words."""
+    return info.label or _in_words(info.name)
+
+
+def _in_words(name: str) -> str:
+    text = " ".join(_WORDS.get(word, word) for word in name.split("_"))
+    return text[:1].upper() + text[1:]
+
+
+_WORDS = {"lora": "LoRA", "lr": "learning rate", "unet": "UNet"}
+
+
+def _suggestions(host: Host) -> dict[str, list[str]]:
+    from lib_lora.adapters.base import NETWORKS
+    from lib_lora.training.schedules import SCHEDULES
+
+    return {
+        "network_type": NETWORKS.names(),
+        "optimizer_type": optimizers_of_this_machine(),
+        "lr_scheduler": SCHEDULES.names(),
+        "sample_sampler": host.samplers(),
+    }
+
+
+def _host_view(host: Host) -> dict[str, Any]:
+    return {
+        "name": host.name,
+        "version": host.version,
+        "exposed": host.exposed(),
+        "lora_dir": str(host.lora_dir()),
+        "dataset_dirs": [str(folder) for folder in host.folders().datasets],
+        "can_lend": host.lends(),
+        "subfolders": _subfolders(host.lora_dir()),
+    }
+
+
+def _subfolders(root: Path) -> list[str]:
+    found = []
+    for folder, inner, _ in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += [Path(folder, name).relative_to(root).as_posix() for name in inner]
+    return sorted(found)
+
+
+def _model_view(file: ModelFile) -> dict[str, Any]:
+    return {"name": file.name, "path": str(file.path), "loaded": file.loaded}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+# What a form's values become
+
+
+def _refuse_unknown(values: Mapping[str, Any], names: Mapping[str, OptionInfo]) -> None:
+    for name, value in values.items():
+        if name in FROM_HOST:
+            raise StudioError("follows from the host's folders", field=name, came=value, allowed="output_subfolder")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"one of: {', '.join(names)}"
+            raise StudioError("unknown option", field=name, came=value, allowed=hint)
+
+
+def _loaded_checkpoint(host: Host) -> Path:
+    for each in host.checkpoints():
+        if each.loaded:
+            return each.path
+    raise StudioError("no checkpoint is loaded", field="model_source", came="loaded", allowed="auto, file, switch")
+
+
+def _prompts_file(config: TrainConfig, options: TrainJobOptions, folder: Path) -> dict[str, Path]:
+    """The file that the form's prompts will be in, once they have been read without a fault."""
+    lines = [line for line in options.sample_prompts_text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        return {}
+    if config.sample_prompts:
+        raise StudioError(
+            "excludes sample_prompts", field="sample_prompts_text", allowed="a file of prompts or their text, not both"
+        )
+    from lib_lora.training.samples import parse_sample_prompt
+
+    for line in lines:
+        try:
+            parse_sample_prompt(line)
+        except StudioError as fault:
+            raise StudioError(
+                fault.problem, field="sample_prompts_text", came=fault.came, allowed=fault.allowed
+            ) from None
+    return {"sample_prompts": folder / _PROMPTS_FILE}
+
+
+def _host_folders(options: TrainJobOptions, host: Host, job_folder: Path | None) -> dict[str, Path]:
+    folders = {
+        "output_dir": host.lora_dir() / check_subfolder(options.output_subfolder, field="output_subfolder"),
+        "cache_dir": host.data_dir / "cache",
+    }
+    if job_folder:
+        folders |= {"logging_dir": job_folder / "log", "state_dir": job_folder / "state"}
+    return folders
+
+
+def _check_choices(config: TrainConfig) -> None:
+    """Names that are looked up in a table of code, which a run would do after it has waited for its turn."""
+    from lib_lora.adapters.base import NETWORKS
+    from lib_lora.training.optimizers import find_optimizer
+    from lib_lora.training.schedules import SCHEDULES
+
+    NETWORKS.get(config.network_type)
+    if config.lr_scheduler:
+        SCHEDULES.get(config.lr_scheduler)
+    optimizer = find_optimizer(config.optimizer_type)
+    if optimizer.name not in usable_optimizers():
+        optimizer.load()
+
+
+def _without_other_length(values: Mapping[str, Any]) -> dict[str, None]:
+    """A length that is given stands in for the other one's default: a run has one of the two."""
+    lengths = ("max_train_epochs", "max_train_steps")
+    given = [name for name in lengths if values.get(name)]
+    return dict.fromkeys(lengths) if given else {}
+
+
+def _checked_paths(config: TrainConfig, host: Host) -> dict[str, Path]:
+    """Every path that is given, whole; inside the host's folders where others can reach the page."""
+    infos = {info.name: info for info in options_of(TrainConfig) if info.kind is Path}
+    given = {name: Path(os.path.abspath(path)) for name in infos if (path := getattr(config, name)) is not None}
+    if not host.exposed():
+        return given
+    folders = host.folders()
+    fields = {"output_dir": "output_subfolder"}
+    for name, path in given.items():
+        check_inside(path, getattr(folders, infos[name].folder), field=fields.get(name, name))
+    # As they were given: a folder that is a link has its repeats in its own name.
+    return given
+
+
+# What a run would do
+
+
+def _plan_view(plan: Plan) -> dict[str, Any]:
+    in_bucket = Counter(image.bucket.resolution for image in plan.images)
+    left_out = [*plan.train.left_out, *(plan.reg.left_out if plan.reg else ())]
+    return {
+        "pictures": sum(not image.record.regularisation for image in plan.images),
+        "repeats_total": plan.train_samples,
+        "regularisation": plan.reg_samples,
+        "buckets": [
+            {"width": width, "height": height, "pictures": in_bucket[width, height]} for width, height in plan.buckets
+        ],
+        "steps": plan.total_steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "epochs": plan.epochs,
+        # The guides count a step for each: about so many steps as a preset wants are this times the epochs.
+        "samples_per_epoch": len(plan.entries),
+        "left_out": [{"file": str(each.path), "why": each.reason} for each in left_out[:_MOST_LEFT_OUT]],
+        "left_out_count": len(left_out),
+        "text": plan.describe(),
+    }
+
+
+def _size_view(config: TrainConfig, plan: Plan) -> dict[str, Any]:
+    from lib_lora.training.sizes import network_size
+
+    try:
+        size = network_size(config)
+    except StudioError as fault:
+        if fault.field:
+            raise
+        raise StudioError(
+            fault.problem,
+            field="pretrained_model_name_or_path",
+            file=fault.file,
+            came=fault.came,
+            allowed=fault.allowed,
+        ) from fault
+    return {
+        "parameters": size.parameters,
+        "file_mb": round(size.file_bytes / _MB, 2),
+        "needed_mb": math.ceil(bytes_needed(config, plan, size.parameters) / _MB),
+    }
+
+
+def _no_size() -> dict[str, Any]:
+    return dict.fromkeys(("parameters", "file_mb", "needed_mb"))
+
+
+def _existing(config: TrainConfig) -> str | None:
+    path = config.output_dir / f"{config.output_name}.safetensors"
+    return str(path) if path.exists() else None
+
+
+def _nearest_folder(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    return next(each for each in (folder, *folder.parents) if each.is_dir())
+
+
+def _warnings(plan: Plan) -> list[str]:
+    return [note.removeprefix("warning: ") for note in plan.notes if note.startswith("warning: ")]
