@@ -1,0 +1,96 @@
+"""The table of routes, and how one is answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lib_lora.api import forms, jobs, loras, pictures
+from lib_lora.api.call import Call, error_response, json_response, not_found
+from lib_lora.api.guard import Guard
+from lib_lora.api.studio import Studio
+from lib_lora.base.errors import StudioError
+
+ROOT = "/lora-studio"
+_NAME = "lora-studio "  # of our routes, so that adding them again finds the old ones
+
+_log = logging.getLogger(__name__)
+
+
+# Called in a thread of its own; gives a Response, or what JSON can hold.
+Handler = Callable[[Studio, Call], Any]
+
+_PAGE_ROUTES: list[tuple[str, str, Handler]] = [
+    ("GET", "static/{path:path}", pictures.static_file),
+    ("GET", "form", forms.form),
+    ("POST", "plan", forms.plan),
+    ("GET", "folder", forms.folder),
+    ("POST", "metadata", forms.metadata),
+    ("POST", "cache", forms.limit_cache),
+    ("POST", "cache/clear", forms.clear_cache),
+    ("GET", "presets", forms.presets),
+    ("POST", "presets", forms.save_preset),
+    ("GET", "presets/{name:path}/toml", forms.preset_toml),
+    ("GET", "presets/{name:path}", forms.preset),
+    ("POST", "presets/{name:path}", forms.save_preset),
+    ("DELETE", "presets/{name:path}", forms.delete_preset),
+    ("GET", "jobs", jobs.all_jobs),
+    ("POST", "jobs", jobs.add),
+    ("GET", "jobs/{id}", jobs.one),
+    ("GET", "jobs/{id}/events", jobs.events),
+    ("GET", "jobs/{id}/log", jobs.log),
+    ("GET", "jobs/{id}/pictures/{name}", pictures.preview),
+    ("POST", "jobs/{id}/{action}", jobs.act),
+    ("POST", "queue", jobs.when_done),
+    ("GET", "loras", loras.all_loras),
+    ("GET", "loras/{name:path}/card", loras.card),
+    ("POST", "loras/{name:path}/card", loras.write_card),
+    ("GET", "loras/{name:path}/picture", loras.picture),
+]
+_SCRIPT_ROUTES: list[tuple[str, str, Handler]] = [
+    ("GET", "api/jobs", jobs.all_jobs),
+    ("POST", "api/jobs", jobs.add),
+    ("GET", "api/jobs/{id}", jobs.one),
+    ("GET", "api/jobs/{id}/events", jobs.events),
+    ("POST", "api/jobs/{id}/stop", jobs.stop),
+]
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def add_routes(app: Any, studio: Studio, guard: Guard) -> None:
+    """Add the routes to a FastAPI or Starlette app, in front of its own; those of an earlier call are replaced.
+
+    Each has its whole path: a mounted app would not be found behind a proxy that has taken ``--subpath`` off.
+    """
+    made = [_route(*entry, studio, guard.check_page) for entry in _PAGE_ROUTES]
+    if guard.api:
+        made += [_route(*entry, studio, guard.check_api) for entry in _SCRIPT_ROUTES]
+    # The last one, so that neither gradio's pages nor its CORS rules answer for us.
+    made += [_route(method, "{path:path}", _nothing, studio, guard.check_page) for method in _METHODS]
+    routes = app.router.routes
+    routes[:] = made + [route for route in routes if not str(getattr(route, "name", "")).startswith(_NAME)]
+
+
+def _route(method: str, path: str, handler: Handler, studio: Studio, check: Callable[..., Any]) -> Route:
+    async def endpoint(request: Request) -> Response:
+        try:
+            await check(request, exposed=studio.host.exposed())
+            answer = await run_in_threadpool(handler, studio, await Call.read(request))
+        except StudioError as error:
+            return error_response(error)
+        except Exception as error:
+            _log.exception("%s %s", request.method, request.url.path)
+            return error_response(StudioError(f"{type(error).__name__}: {error}"), 500)
+        return answer if isinstance(answer, Response) else json_response(answer)
+
+    return Route(f"{ROOT}/{path}", endpoint, methods=[method], name=f"{_NAME}{method} {path}", include_in_schema=False)
+
+
+def _nothing(studio: Studio, call: Call) -> Any:
+    raise not_found("there is nothing here", came=call.path["path"])
