@@ -10,6 +10,7 @@ import select
 import statistics
 import struct
 import subprocess
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -119,3 +120,41 @@ def _look_at_memory(pid: int, seen: Watched) -> None:
     found = {name: int(size) / 1024 for name, size in re.findall(r"^(RssAnon|VmHWM):\s+(\d+) kB", status, re.M)}
     seen.peak_anon_mb = max(seen.peak_anon_mb, found.get("RssAnon", 0.0))
     seen.peak_rss_mb = max(seen.peak_rss_mb, found.get("VmHWM", 0.0))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A whole process: seconds by the clock and of the processors, and its memory as in ``Watched``."""
+
+    seconds: float
+    cpu_s: float
+    peak_anon_mb: float
+    peak_rss_mb: float
+    output: str
+
+
+def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Measured:
+    """Run a command to its end.
+
+    Raises:
+        RuntimeError: it failed; with what it printed last.
+    """
+    seen = Watched()
+    with tempfile.TemporaryFile() as printed:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=printed, stderr=printed
+        )
+        while True:
+            _look_at_memory(process.pid, seen)
+            pid, status, used = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            time.sleep(POLL_S)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        printed.seek(0)
+        output = printed.read().decode("utf-8", "replace")
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}\nended with {process.returncode}:\n{output[-4000:]}")
+    return Measured(seconds, used.ru_utime + used.ru_stime, seen.peak_anon_mb, seen.peak_rss_mb, output)

@@ -1,0 +1,311 @@
+"""``bake``: LoRAs written into a checkpoint, tensor by tensor.
+
+Each tensor is read, changed and written when its turn comes, so that memory does not depend on the file's size. What
+no LoRA changes goes through byte for byte: the VAE, the noise schedule, EMA weights, ``position_ids``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from math import prod
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lib_lora.adapters.save import DTYPE_NAMES, SAVE_PRECISIONS, tensor_bytes
+from lib_lora.arch.family import Family, text_parts
+from lib_lora.arch.family import Part as ModelPart
+from lib_lora.base.errors import StudioError
+from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
+from lib_lora.base.signals import Control
+from lib_lora.files.atomic import atomic_write, write_bytes
+from lib_lora.files.safetensors_file import TensorData, file_order, header_bytes
+from lib_lora.models.checkpoint_file import open_vae
+from lib_lora.weights.base_model import BaseModel
+from lib_lora.weights.combine import applied, concatenated, summed_bias
+from lib_lora.weights.layers import Layer
+from lib_lora.weights.merge import ingredients_of
+from lib_lora.weights.merge_options import BakeConfig
+from lib_lora.weights.modules import MB
+from lib_lora.weights.output import check_output
+from lib_lora.weights.recipe import (
+    Ingredient,
+    Part,
+    common_family,
+    ignored_notes,
+    layer_parts,
+    reading_notes,
+)
+from lib_lora.weights.workers import each
+
+_FP8 = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+_PRECISIONS = {**SAVE_PRECISIONS, **_FP8}
+_VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+_CHUNK_ELEMENTS = 1 << 22  # of a weight that are in memory in a wider format at a time
+# Whole matrices of what has no low rank are made one at a time.
+_LARGE = Lock()
+# What some checkpoints say of their own bytes, which are others now.
+_STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
+
+
+class Change(NamedTuple):
+    """What a tensor of the checkpoint is changed by: one layer, or the three of open_clip's fused projection."""
+
+    layer: Layer
+    parts: Sequence[Part]
+
+
+Plan = dict[str, list[Change]]
+
+
+def plan_changes(layers: Mapping[str, Sequence[Part]], base: BaseModel) -> tuple[Plan, Plan]:
+    """The changes of each weight and of each bias, by the checkpoint's keys.
+
+    Raises:
+        StudioError: a layer has no bias that could be changed.
+    """
+    weights: Plan = {}
+    biases: Plan = {}
+    for key, parts in layers.items():
+        layer = base.layer(key)
+        change = Change(layer, parts)
+        weights.setdefault(layer.weight, []).append(change)
+        if any(part.delta.bias() is not None for part in parts):
+            if layer.bias is None:
+                raise StudioError(f"{key} has no bias that the LoRA could change", file=base.file.path)
+            biases.setdefault(layer.bias, []).append(change)
+    return weights, biases
+
+
+def baked_weight(weight: Tensor, changes: Sequence[Change], dtype: torch.dtype) -> Tensor:
+    """A tensor with its layers' changes, in ``dtype``; computed in float32, in float64 where ``dtype`` is no half."""
+    result = weight.to(dtype, copy=True)
+    for change in changes:
+        rows = slice(None) if change.layer.rows is None else slice(*change.layer.rows)
+        _bake_layer(weight[rows], change.parts, result[rows])
+    return result
+
+
+def _bake_layer(weight: Tensor, parts: Sequence[Part], out: Tensor) -> None:
+    wide = torch.float32 if out.dtype.itemsize < 4 else torch.float64
+    factors = concatenated(parts)
+    columns = prod(weight.shape[1:])
+    if factors is None or factors[0].shape[0] != weight.shape[0] or factors[1].shape[1] != columns:
+        with _LARGE if weight.numel() > _CHUNK_ELEMENTS else nullcontext():
+            out.copy_(applied(weight, parts, wide))
+        return
+    up, down = factors[0].to(wide), factors[1].to(wide)
+    step = max(1, _CHUNK_ELEMENTS // columns)
+    for begin in range(0, weight.shape[0], step):
+        chunk = slice(begin, begin + step)
+        # A copy: what stands at an odd place of a file is not computed with.
+        own = weight[chunk].to(wide, copy=True)
+        out[chunk] = torch.addmm(own.flatten(1), up[chunk], down).reshape(own.shape)
+
+
+def baked_bias(bias: Tensor, changes: Sequence[Change], dtype: torch.dtype) -> Tensor:
+    """A bias with its layers' changes, in ``dtype``."""
+    result = bias.double()
+    for change in changes:
+        rows = slice(None) if change.layer.rows is None else slice(*change.layer.rows)
+        result[rows] += summed_bias(change.parts)
+    return result.to(dtype)
+
+
+def target_dtype(key: str, tensor: Tensor, precision: str | None, family: Family) -> torch.dtype:
+    """What a tensor is saved in. Integers stay what they are. In fp8 are the matrices and convolutions of the UNet and
+    the text encoders, the rest of the numbers is fp16 then."""
+    if precision is None or not tensor.is_floating_point():
+        return tensor.dtype
+    if precision in _FP8:
+        prefixes = tuple(part.value for part in (ModelPart.UNET, *text_parts(family)))
+        is_matrix = key.startswith(prefixes) and tensor.dim() > 1 and "embedding" not in key
+        return _FP8[precision] if is_matrix else torch.float16
+    return _PRECISIONS[precision]
+
+
+def vae_tensors(path: Path, base: BaseModel) -> dict[str, Tensor]:
+    """The tensors that replace those of the checkpoint's VAE, by the checkpoint's keys.
+
+    Raises:
+        StudioError: the VAE lacks some of them, or has them in other shapes.
+    """
+    prefix = ModelPart.VAE.value
+    given = open_vae(path)
+    own = {key[len(prefix) :]: tensor for key, tensor in base.file.tensors.items() if key.startswith(prefix)}
+    own = {
+        key: tensor for key, tensor in own.items() if key.startswith(("encoder.", "decoder.", "quant", "post_quant"))
+    }
+    missing = sorted(key for key in own if key not in given or given[key].shape != own[key].shape)
+    if missing or not own:
+        problem = (
+            f"has no {missing[0]} of the checkpoint's shape" if missing else "the checkpoint has no VAE to replace"
+        )
+        raise StudioError(problem, field="vae", file=path, allowed="a VAE of the checkpoint's kind")
+    return {prefix + key: given[key] for key in own}
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def run(config: BakeConfig, control: Control) -> Iterator[Event]:
+    """Bake LoRAs, a VAE or both into a checkpoint.
+
+    Raises:
+        StudioError: nothing to bake, a LoRA of another family or with unknown layers, or a file that cannot be read
+            or written; nothing is left under the result's name.
+    """
+    began = time.monotonic()
+    ingredients = _ingredients(config)
+    check_output(config.output, config.overwrite, [config.checkpoint, *(item.lora.path for item in ingredients)])
+    _check_yaml(config)
+    base = BaseModel(config.checkpoint)
+    common_family(ingredients, base.family)
+    layers = layer_parts(ingredients, base.family)
+    unknown = _unknown(layers, base, config)
+    layers = {key: parts for key, parts in layers.items() if key in base.layers}
+    for text in (*ignored_notes(ingredients, base.family), *reading_notes(ingredients)):
+        yield Note(text, "warning")
+    weights, biases = plan_changes(layers, base)
+    replaced = {} if config.vae is None else vae_tensors(config.vae, base)
+    tensors = _tensors(config, base, weights, biases, replaced)
+    try:
+        yield from _write(config.output, tensors, _metadata(config, ingredients, base), control)
+    except _StoppedError:
+        yield Note("stopped; nothing was written", "warning")
+        return
+    _copy_yaml(config)
+    yield Saved(config.output, 0, final=True)
+    report = {
+        "recipe": [item.text for item in ingredients],
+        "vae": None if config.vae is None else str(config.vae),
+        "layers": len(layers),
+        "unknown": unknown,
+        "tensors": len(tensors),
+        "changed": len(weights.keys() | biases.keys() | replaced.keys()),
+        "bytes": config.output.stat().st_size,
+    }
+    yield ToolDone("bake", config.output, report, time.monotonic() - began)
+
+
+def _ingredients(config: BakeConfig) -> list[Ingredient]:
+    if config.checkpoint.is_dir():
+        raise StudioError(
+            "a folder cannot become one file here", field="checkpoint", came=config.checkpoint, allowed="one file"
+        )
+    if config.prompt is None and not config.models and config.vae is not None:
+        return []
+    return ingredients_of(config)
+
+
+def _unknown(layers: Mapping[str, Sequence[Part]], base: BaseModel, config: BakeConfig) -> list[str]:
+    """Layers of the LoRAs that the checkpoint does not have.
+
+    Raises:
+        StudioError: there are some, or there are no others, and leaving them out was not asked for.
+    """
+    unknown = sorted(layers.keys() - base.layers.keys())
+    if unknown and (not config.skip_unknown or len(unknown) == len(layers)):
+        raise StudioError(
+            f"{len(unknown)} of {len(layers)} layers of the LoRAs are unknown to the checkpoint, the first is "
+            f"{unknown[0]}",
+            file=config.checkpoint,
+            allowed="the checkpoint that the LoRAs are meant for, or skip_unknown",
+        )
+    return unknown
+
+
+def _tensors(
+    config: BakeConfig, base: BaseModel, weights: Plan, biases: Plan, replaced: Mapping[str, Tensor]
+) -> dict[str, TensorData]:
+    """Every tensor of the result, each computed when its bytes are asked for."""
+    made = {}
+    for key, own in base.file.tensors.items():
+        tensor = replaced.get(key, own)
+        # A VAE from elsewhere comes in the checkpoint's own format.
+        dtype = target_dtype(key, own, config.save_precision, base.family)
+        if dtype not in DTYPE_NAMES:
+            raise StudioError("has a number format that cannot be saved", field=key, came=str(dtype))
+        make = _maker(key, tensor, dtype, weights.get(key), biases.get(key))
+        made[key] = TensorData(DTYPE_NAMES[dtype], tuple(tensor.shape), make)
+    return made
+
+
+def _maker(
+    key: str, tensor: Tensor, dtype: torch.dtype, weight: list[Change] | None, bias: list[Change] | None
+) -> Callable[[], memoryview]:
+    def make() -> memoryview:
+        if weight is None and bias is None and tensor.dtype == dtype:
+            return tensor_bytes(tensor)
+        if weight is not None:
+            result = baked_weight(tensor, weight, dtype)
+        else:
+            result = tensor.to(dtype) if bias is None else baked_bias(tensor, bias, dtype)
+        # The sum of a finite tensor is finite in float32: one pass, and no mask.
+        if not result.float().sum().isfinite() and tensor.float().isfinite().all():
+            raise StudioError(
+                "would hold values that are not finite in this precision", field=key, came=str(dtype), allowed="float"
+            )
+        return tensor_bytes(result)
+
+    return make
+
+
+def _write(
+    path: Path, tensors: Mapping[str, TensorData], metadata: Mapping[str, str], control: Control
+) -> Iterator[Event]:
+    """The file, tensor by tensor; whatever ends this early leaves nothing under its name."""
+    order = file_order(tensors)
+    with atomic_write(path) as file:
+        file.write(header_bytes(tensors, metadata))
+        for number, data in enumerate(each(lambda key: tensors[key].bytes(), order), 1):
+            if control.stopping:
+                raise _StoppedError
+            file.write(data)
+            yield Progress("baking", number, len(order))
+
+
+def _metadata(config: BakeConfig, ingredients: Sequence[Ingredient], base: BaseModel) -> dict[str, str]:
+    """The checkpoint's own, and a recipe where the WebUI's merger has its own (A1111 v1.10.1, modules/extras.py)."""
+    own = {key: value for key, value in base.file.metadata.items() if key not in _STALE}
+    recipe = {
+        "type": "lora-studio",
+        "primary_model_name": base.file.name,
+        "loras": [
+            {"name": item.lora.name, "hash": item.lora.metadata.get("sshs_model_hash"), "strengths": item.text}
+            for item in ingredients
+        ],
+        "bake_in_vae": None if config.vae is None else config.vae.name,
+        "save_precision": config.save_precision,
+    }
+    return {**own, "format": "pt", "sd_merge_recipe": json.dumps(recipe)}
+
+
+def _check_yaml(config: BakeConfig) -> None:
+    """Before the work: the model's configuration goes along, and writes over no other."""
+    source, target = config.checkpoint.with_suffix(".yaml"), config.output.with_suffix(".yaml")
+    if source.is_file() and target.exists() and not config.overwrite:
+        raise StudioError("exists already", field="output", file=target, allowed="another name, or overwrite")
+
+
+def _copy_yaml(config: BakeConfig) -> None:
+    source = config.checkpoint.with_suffix(".yaml")
+    if source.is_file():
+        write_bytes(config.output.with_suffix(".yaml"), source.read_bytes())
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """The report for a terminal."""
+    what = " + ".join([*report["recipe"], *([f"VAE {report['vae']}"] if report["vae"] else [])])
+    left_out = f"; {len(report['unknown'])} unknown layers left out" if report["unknown"] else ""
+    return (
+        f"{what}: {report['layers']} layers, {report['changed']} of {report['tensors']} tensors changed{left_out}; "
+        f"{report['bytes'] / MB:.0f} MB"
+    )

@@ -1,0 +1,205 @@
+"""``inspect``: what a LoRA file is and what it says of itself, and edits of the latter in place."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from lib_lora.arch.blocks import BASE, unet_blocks
+from lib_lora.arch.family import Family
+from lib_lora.base.errors import StudioError
+from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
+from lib_lora.base.signals import Control
+from lib_lora.files.safetensors_file import looks_like_safetensors, read_header, replace_metadata
+from lib_lora.weights.base_model import BaseModel
+from lib_lora.weights.chart import bar_chart, check_picture, save_chart, text_bars
+from lib_lora.weights.convert import read_any_names
+from lib_lora.weights.delta import LoraWeights, ModuleDelta
+from lib_lora.weights.layers import block_of_key, canonical_key
+from lib_lora.weights.modules import MB, delta_norm
+from lib_lora.weights.options import InspectConfig
+from lib_lora.weights.workers import each
+
+OTHER = "other"  # layers of no block: time embedding and output
+_THUMBNAIL_PX = 256
+_THUMBNAIL = "modelspec.thumbnail"
+_MOST_TAGS = 50
+
+
+def describe(weights: LoraWeights) -> dict[str, Any]:
+    """Family, types, ranks, precision and size of a file, as JSON can hold it; no tensor is read."""
+    deltas = list(weights.modules.values())
+    tensors = [tensor for delta in deltas for tensor in delta.tensors.values()]
+    return {
+        "family": weights.family.value if weights.family else None,
+        "modules": len(deltas),
+        "types": dict(Counter(delta.name for delta in deltas)),
+        "ranks": {str(rank): count for rank, count in sorted(Counter(d.rank for d in deltas if d.rank).items())},
+        "scales": sorted({round(delta.scale, 6) for delta in deltas}),
+        "precisions": dict(Counter(str(tensor.dtype).replace("torch.", "") for tensor in tensors)),
+        "parameters": sum(tensor.numel() for tensor in tensors),
+        "embeddings": len(weights.embeddings),
+    }
+
+
+def tags(metadata: Mapping[str, str]) -> list[tuple[str, int]]:
+    """The tags of all folders together with how often they were trained, the most frequent first."""
+    try:
+        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        counts: Counter = Counter()
+        for folder in folders.values():
+            counts.update({tag.strip(): int(count) for tag, count in folder.items()})
+    except (ValueError, AttributeError, TypeError):
+        return []
+    return counts.most_common()
+
+
+def block_norms(norms: Mapping[str, float | None], family: Family | None) -> list[dict[str, Any]]:
+    """Per block ||W|| of all its layers together, in the order of the data.
+
+    Args:
+        norms: by module; None where only the checkpoint would tell.
+    """
+    found: dict[str, list[float | None]] = defaultdict(list)
+    for key, norm in norms.items():
+        found[block_of_key(key) or OTHER].append(norm)
+    order = [BASE, *unet_blocks(family or Family.SD1), OTHER]
+    return [
+        {"block": block, "layers": len(found[block]), "norm": _together(found[block])}
+        for block in order
+        if block in found
+    ]
+
+
+def _together(norms: Sequence[float | None]) -> float | None:
+    return None if None in norms else math.hypot(*norms)
+
+
+def module_norms(weights: LoraWeights, base: BaseModel | None) -> Iterator[float | None]:
+    """||W|| of each module, None where it depends on a checkpoint that is not given."""
+
+    def norm(delta: ModuleDelta) -> float | None:
+        if not delta.needs_base:
+            return delta_norm(delta)
+        return None if base is None else delta_norm(delta, base.weight(canonical_key(delta.key, base.family)))
+
+    return each(norm, weights.modules.values())
+
+
+def edited(metadata: Mapping[str, str], changes: Sequence[str], removed: Sequence[str]) -> dict[str, str]:
+    """Metadata with ``name=value`` set and names taken out.
+
+    Raises:
+        StudioError: a change without ``=``, or a name to be taken out that is not there.
+    """
+    values = dict(metadata)
+    for name in removed:
+        if name not in values:
+            raise StudioError("the file has no such metadata", field="remove", came=name, allowed=sorted(values))
+        del values[name]
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or not name.strip():
+            raise StudioError("not allowed", field="set", came=change, allowed="name=value")
+        values[name.strip()] = value
+    return values
+
+
+def thumbnail(path: Path) -> str:
+    """A picture of at most 256 px as ModelSpec keeps it: a data URL with a JPEG.
+
+    Raises:
+        StudioError: it is no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise StudioError(f"is no picture: {error}", field="thumbnail", file=path) from error
+    small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def edit_metadata(path: Path, changes: Sequence[str], removed: Sequence[str], picture: Path | None) -> None:
+    """Change a file's metadata in place: its tensors' bytes stay as they are.
+
+    Raises:
+        StudioError: as ``edited`` and ``thumbnail``, or the file holds no metadata at all (.pt).
+    """
+    if not looks_like_safetensors(path):
+        raise StudioError("only .safetensors files hold metadata", file=path)
+    values = edited(read_header(path).metadata, changes, removed)
+    if picture is not None:
+        values[_THUMBNAIL] = thumbnail(picture)
+    replace_metadata(path, values)
+
+
+def run(config: InspectConfig, control: Control) -> Iterator[Event]:
+    """Edit the metadata where that is asked for, then look at the file.
+
+    Raises:
+        StudioError: a file that cannot be read or written.
+    """
+    began = time.monotonic()
+    check_picture(config.picture, config.overwrite)
+    if config.set or config.remove or config.thumbnail:
+        read_any_names(config.model)  # whether it is a LoRA; a file that stays mapped could not be replaced on Windows
+        edit_metadata(config.model, config.set, config.remove, config.thumbnail)
+        yield Saved(config.model, 0, final=True)
+    weights = read_any_names(config.model)
+    norms: dict[str, float | None] = {}
+    base = BaseModel(config.base) if config.base else None
+    for key, norm in zip(weights.modules, module_norms(weights, base)):
+        if control.stopping:
+            yield Note("stopped", "warning")
+            return
+        norms[key] = norm
+        yield Progress("norms", len(norms), len(weights.modules))
+    report = {
+        **describe(weights),
+        "bytes": config.model.stat().st_size,
+        "blocks": block_norms(norms, weights.family),
+        "tags": [list(pair) for pair in tags(weights.metadata)],
+        "metadata": dict(weights.metadata),
+    }
+    if config.picture:
+        blocks = report["blocks"]
+        series = {"norm": [row["norm"] for row in blocks]}
+        title = f"{config.model.stem}: norm of the change per block"
+        save_chart(config.picture, bar_chart(title, [row["block"] for row in blocks], series))
+        yield Saved(config.picture, 0)
+    yield ToolDone("inspect", config.picture, report, time.monotonic() - began)
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """The report for a terminal."""
+    parts = [
+        ("family", report["family"] or "unknown"),
+        ("types", ", ".join(f"{name} ({count})" for name, count in report["types"].items())),
+        ("ranks", ", ".join(f"{rank} ({count})" for rank, count in report["ranks"].items()) or "none"),
+        ("alpha / rank", ", ".join(f"{scale:g}" for scale in report["scales"][:8])),
+        ("precision", ", ".join(report["precisions"])),
+        ("size", f"{report['bytes'] / MB:.1f} MB, {report['parameters']} numbers in {report['modules']} modules"),
+    ]
+    lines = [f"{name:14}{words}" for name, words in parts]
+    blocks = report["blocks"]
+    lines += ["norm of the change per block:"]
+    lines += [f"  {bar}" for bar in text_bars([row["block"] for row in blocks], [row["norm"] for row in blocks])]
+    if report["tags"]:
+        lines += ["tags: " + ", ".join(f"{tag} ({count})" for tag, count in report["tags"][:_MOST_TAGS])]
+    return "\n".join([*lines, *(f"{name} = {_short(value)}" for name, value in sorted(report["metadata"].items()))])
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= 120 else f"{value[:117]}..."

@@ -1,0 +1,211 @@
+"""The options of the tools. Light: forms and flags are made of them without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_lora.base.options import REQUIRED, option
+
+INPUT, RANK, OUTPUT = "Input", "Rank", "Output"
+PRECISIONS = ("fp16", "bf16", "float")
+
+
+@dataclass(frozen=True)
+class ResizeConfig:
+    """``resize``: a LoRA with smaller ranks."""
+
+    model: Path = option(REQUIRED, "LoRA file to resize", group=INPUT, label="LoRA", folder="outputs")
+    output: Path = option(REQUIRED, "file to write (.safetensors)", group=OUTPUT, folder="outputs")
+    overwrite: bool = option(False, "replace a file of this name", group=OUTPUT)
+    new_rank: int | None = option(
+        None, "rank of the result; with dynamic_method or size_mb the largest rank", minimum=1, group=RANK
+    )
+    new_conv_rank: int | None = option(None, "the same for 3x3 convolutions; none: new_rank", minimum=1, group=RANK)
+    dynamic_method: str | None = option(
+        None,
+        "choose each layer's rank by its singular values: their ratio, their sum, the root of the sum of squares",
+        choices=("sv_ratio", "sv_cumulative", "sv_fro"),
+        group=RANK,
+    )
+    dynamic_param: float | None = option(
+        None, "what dynamic_method aims at: a ratio such as 10, a share such as 0.9", minimum=0, group=RANK
+    )
+    size_mb: float | None = option(
+        None,
+        "size of the result; ranks go to the layers where they lower the error most",
+        unit="MB",
+        above=0,
+        group=RANK,
+    )
+    save_precision: str | None = option(
+        None, "number format of the result; none: that of the LoRA", choices=PRECISIONS, group=OUTPUT
+    )
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """``extract``: the difference of two checkpoints as a LoRA."""
+
+    model_org: Path = option(
+        REQUIRED, "checkpoint that the LoRA is to be used on", group=INPUT, label="Original", folder="models"
+    )
+    model_tuned: Path = option(
+        REQUIRED, "checkpoint that the original is to become", group=INPUT, label="Tuned", folder="models"
+    )
+    output: Path = option(REQUIRED, "file to write (.safetensors)", group=OUTPUT, folder="outputs")
+    overwrite: bool = option(False, "replace a file of this name", group=OUTPUT)
+    unet: bool = option(True, "the UNet's layers", group=INPUT, label="UNet")
+    text_encoder: bool = option(True, "the text encoders' layers", group=INPUT)
+    min_diff: float = option(
+        0.0, "leave out layers whose weights all differ by less than this", minimum=0, group=INPUT, level="advanced"
+    )
+    network_type: str = option(
+        "LoRA", "type of the result; LoKr: one Kronecker product per layer", choices=("LoRA", "LoKr"), group=RANK
+    )
+    mode: str = option(
+        "fixed",
+        "choose ranks: all the same, S > mode_param, S > mode_param * S_1, the sum of S below a share, the root of the"
+        " sum of squares at least a share",
+        choices=("fixed", "threshold", "ratio", "quantile", "sv_fro"),
+        group=RANK,
+    )
+    mode_param: float | None = option(
+        None, "what mode aims at: a singular value, or a share such as 0.9", minimum=0, group=RANK
+    )
+    dim: int | None = option(
+        None,
+        "rank; with another mode the largest rank (none: no limit), with size_mb the largest rank (none: 128)",
+        minimum=1,
+        group=RANK,
+    )
+    conv_dim: int | None = option(
+        None,
+        "the same for 3x3 convolutions, and residual blocks and samplers are extracted, too; none: transformers alone",
+        minimum=1,
+        group=RANK,
+    )
+    size_mb: float | None = option(
+        None,
+        "size of the result; ranks go to the layers where they lower the error most",
+        unit="MB",
+        above=0,
+        group=RANK,
+    )
+    exact: bool = option(
+        False, "the best approximation to the last digit; without, within 1 % of it and faster", group=RANK
+    )
+    lokr_factor: int = option(8, "LoKr: the largest side of the small matrix", minimum=2, group=RANK, level="advanced")
+    full: bool = option(
+        True, "keep a layer's difference whole where its ranks would take as much room", group=RANK, level="advanced"
+    )
+    norms: bool = option(False, "the norms' differences, too", group=RANK, level="advanced")
+    biases: bool = option(
+        False,
+        "the biases' differences, too; the WebUI applies them only beside a whole difference, so their layers are kept"
+        " whole",
+        group=RANK,
+        level="advanced",
+    )
+    clamp_quantile: float | None = option(
+        None,
+        "cut the factors' largest values off at this quantile, as sd-scripts does at 0.99; it weakens the LoRA",
+        above=0,
+        maximum=1,
+        group=RANK,
+        level="advanced",
+    )
+    save_precision: str = option("fp16", "number format of the result", choices=PRECISIONS, group=OUTPUT)
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """``convert``: other names, another network type, another precision."""
+
+    model: Path = option(
+        REQUIRED,
+        "LoRA file to convert, in kohya's, LDM's, diffusers' or PEFT's names",
+        group=INPUT,
+        label="LoRA",
+        folder="outputs",
+    )
+    output: Path = option(REQUIRED, "file to write (.safetensors)", group=OUTPUT, folder="outputs")
+    overwrite: bool = option(False, "replace a file of this name", group=OUTPUT)
+    names: str = option(
+        "kohya",
+        "names in the result: sd-scripts' own, which every WebUI takes, diffusers', or LDM's for the UNet",
+        choices=("kohya", "diffusers", "ldm"),
+        group=OUTPUT,
+    )
+    network_type: str | None = option(
+        None, "LoRA: make plain LoRA of every type; none: leave types as they are", choices=("LoRA",), group=OUTPUT
+    )
+    save_precision: str | None = option(
+        None, "number format of the result; none: that of the LoRA", choices=PRECISIONS, group=OUTPUT
+    )
+    base: Path | None = option(
+        None, "checkpoint that IA3, OFT, BOFT, GLoRA and DoRA are computed on", group=INPUT, folder="models"
+    )
+    reading: str = option(
+        "webui",
+        "DoRA by output rows, alpha of older GLoRA: as WebUI 1.10.1 applies them, or as trained",
+        choices=("webui", "trained"),
+        group=INPUT,
+        level="advanced",
+    )
+    dim: int | None = option(
+        None, "largest rank of what becomes LoRA; none: exact where the type has a low rank", minimum=1, group=RANK
+    )
+    conv_dim: int | None = option(None, "the same for 3x3 convolutions; none: dim", minimum=1, group=RANK)
+    max_loss: float | None = option(
+        None,
+        "share of a layer's change that may be lost, for the smallest rank that holds it",
+        minimum=0,
+        maximum=1,
+        group=RANK,
+    )
+    exact: bool = option(
+        False, "the best approximation to the last digit; without, within 1 % of it and faster", group=RANK
+    )
+    first_ranks: int | None = option(
+        None, "keep the first ranks alone, which a DyLoRA is trained for", minimum=1, group=RANK, level="advanced"
+    )
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """``inspect``: what a LoRA file is, and edits of its metadata."""
+
+    model: Path = option(REQUIRED, "LoRA file to look at", group=INPUT, label="LoRA", folder="outputs")
+    base: Path | None = option(
+        None, "checkpoint that IA3, OFT, BOFT, GLoRA and DoRA are computed on", group=INPUT, folder="models"
+    )
+    picture: Path | None = option(
+        None, "file for a bar chart of the blocks' norms (.png)", group=OUTPUT, folder="outputs"
+    )
+    overwrite: bool = option(False, "replace a picture of this name", group=OUTPUT)
+    set: tuple[str, ...] = option(
+        (), "metadata to write into the file: modelspec.title=My LoRA, modelspec.trigger_phrase=zorb", group="Metadata"
+    )
+    remove: tuple[str, ...] = option((), "metadata to take out of the file, by name", group="Metadata")
+    thumbnail: Path | None = option(
+        None, "picture that becomes the file's modelspec.thumbnail", group="Metadata", folder="datasets"
+    )
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """``compare``: how alike two LoRAs are, block by block."""
+
+    first: Path = option(REQUIRED, "LoRA file", group=INPUT, folder="outputs")
+    second: Path = option(REQUIRED, "LoRA file to compare it with", group=INPUT, folder="outputs")
+    base: Path | None = option(
+        None, "checkpoint that IA3, OFT, BOFT, GLoRA and DoRA are computed on", group=INPUT, folder="models"
+    )
+    directions: int = option(
+        8, "of each layer's change, how many of the strongest directions are compared", minimum=1, group=INPUT
+    )
+    picture: Path | None = option(
+        None, "file for a bar chart of cosine and overlap per block (.png)", group=OUTPUT, folder="outputs"
+    )
+    overwrite: bool = option(False, "replace a picture of this name", group=OUTPUT)

@@ -1,0 +1,121 @@
+"""What every tool writes: LoRA files with hashes that are theirs, in the precision that was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib_lora.adapters.save import SAVE_PRECISIONS, tensor_data
+from lib_lora.arch.family import Family
+from lib_lora.base.errors import StudioError
+from lib_lora.files.lora_file import LoraFile
+
+# By these the WebUI and model sites know a LoRA's family.
+BASE_VERSIONS = {Family.SD1: "sd_v1", Family.SD2: "sd_v2", Family.SDXL: "sdxl_base_v1-0"}
+# An exponent that keeps sums of any length far from a half-precision float's limits.
+_TARGET_EXPONENT = -2
+
+
+def check_output(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Before any work: a name that is taken is only written over when that was asked for, and an input's never.
+
+    Raises:
+        StudioError: the file exists, its folder does not, or its name is no LoRA's.
+    """
+    if path.resolve() in {other.resolve() for other in inputs}:
+        raise StudioError("is one of the inputs, which stay as they are", field="output", came=path)
+    if path.suffix.lower() != ".safetensors":
+        raise StudioError("not a name for the result", field="output", came=path, allowed="a name.safetensors")
+    if not path.parent.is_dir():
+        raise StudioError("the folder does not exist", field="output", came=path.parent)
+    if path.exists() and not overwrite:
+        raise StudioError("exists already", field="output", file=path, allowed="another name, or overwrite")
+
+
+def low_rank_tensors(up: Tensor, down: Tensor, kernel: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    """``lora_up``, ``lora_down`` and ``alpha`` of the change up @ down, exactly.
+
+    Each rank's column and row are made equally large by powers of two, and what they have in common goes into alpha,
+    so that half precision, too, keeps its whole mantissa.
+
+    Args:
+        up: [out, r].
+        down: [r, in * kh * kw].
+        kernel: (kh, kw) of a convolution.
+    """
+    rank = up.shape[1]
+    up_sizes, down_sizes = _exponents(up.abs().amax(0)), _exponents(down.abs().amax(1))
+    shift = ((down_sizes - up_sizes) / 2).round()
+    largest = int((up_sizes + shift).max()) if rank else 0
+    common = _TARGET_EXPONENT - largest
+    up, down = torch.ldexp(up, shift + common), torch.ldexp(down, (common - shift)[:, None])
+    if kernel:
+        up, down = up[:, :, None, None], down.unflatten(1, (-1, *kernel))
+    return {
+        "lora_up.weight": up,
+        "lora_down.weight": down,
+        "alpha": torch.tensor(math.ldexp(rank, -2 * common), dtype=torch.float64),
+    }
+
+
+def _exponents(sizes: Tensor) -> Tensor:
+    return torch.frexp(sizes.double()).exponent.double()
+
+
+def saved(tensors: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
+    """The tensors in a precision of ``SAVE_PRECISIONS``; single numbers that it cannot hold exactly stay float32."""
+    dtype = SAVE_PRECISIONS[precision]
+    return {key: _saved(tensor, dtype) for key, tensor in tensors.items()}
+
+
+def _saved(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    cast = tensor.detach().to(dtype).contiguous()
+    if not tensor.dim() and cast.double() != tensor.double():
+        return tensor.float()
+    return cast
+
+
+def write_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> LoraFile:
+    """Write a LoRA file, whole or not at all, with its own hashes in the metadata.
+
+    Args:
+        tensors: as they are to be saved (``saved``).
+
+    Raises:
+        StudioError: a value is not finite, the LoRA is empty, or the place cannot be written to.
+    """
+    if not tensors:
+        raise StudioError("nothing is left to save: every layer's change is zero", file=path)
+    broken = [key for key, tensor in tensors.items() if not tensor.float().isfinite().all()]
+    if broken:
+        raise StudioError(
+            f"{len(broken)} tensors hold infinite values or none at all (NaN), the first is {broken[0]}: not saved",
+            file=path,
+            allowed="inputs that are finite, and a precision that can hold the result",
+        )
+    file = LoraFile(tensor_data(tensors), dict(metadata)).with_hashes()
+    file.write(path)
+    return file
+
+
+def lora_metadata(name: str, family: Family | None, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What hosts look for in any LoRA file: its name, family, rank and alpha ("Dynamic" where they differ)."""
+    ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_down.weight")}
+    alphas = {float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha")}
+    metadata = {
+        "ss_output_name": name,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": _one(ranks),
+        "ss_network_alpha": _one(alphas),
+    }
+    if family is not None:
+        metadata |= {"ss_base_model_version": BASE_VERSIONS[family], "ss_v2": str(family is Family.SD2)}
+    return metadata
+
+
+def _one(values: set) -> str:
+    return str(values.pop()) if len(values) == 1 else "Dynamic"

@@ -1,0 +1,241 @@
+"""Which LoRAs go into a merge or a bake, and how strongly: from a prompt, or from files and strengths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from lib_lora.arch.family import Family
+from lib_lora.base.errors import StudioError
+from lib_lora.files.safetensors_file import looks_like_safetensors, read_header
+from lib_lora.text.extra_networks import LoraTag, parse_lora_tags
+from lib_lora.weights.block_ratios import PRESETS, BlockRatios, parse_ratios
+from lib_lora.weights.delta import LoraWeights, ModuleDelta, read_lora
+from lib_lora.weights.layers import canonical_key, is_text_key
+from lib_lora.weights.modules import refuse_unread
+from lib_lora.weights.webui_names import is_found, published_layers
+
+SUFFIXES = (".safetensors", ".pt", ".ckpt")  # where the WebUI looks for LoRAs
+_TAG = re.compile(r"<(lora|lyco):([^>]+)>")
+_BLOCK_WORDS = ("lbw", "w", "lwb")
+# What a prompt can switch while it samples, and a file cannot.
+_BY_STEP = ("start", "stop", "step", "lbwe")
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A LoRA and its strengths. ``blocks`` is what ``ratios`` were read from."""
+
+    lora: LoraWeights
+    te: float = 1.0
+    unet: float = 1.0
+    dyn: int | None = None
+    ratios: BlockRatios | None = None
+    blocks: str = ""
+
+    def strength(self, key: str) -> float:
+        """Of one module, by its name in files."""
+        own = self.te if is_text_key(key) else self.unet
+        return own if self.ratios is None else own * self.ratios.of(key)
+
+    @property
+    def text(self) -> str:
+        """In a prompt's words."""
+        words = [self.lora.name, f"{self.te:g}", *([] if self.te == self.unet else [f"{self.unet:g}"])]
+        words += [f"dyn={self.dyn}"] if self.dyn is not None else []
+        return ":".join(words + ([f"lbw={self.blocks}"] if self.blocks else []))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One LoRA's module of a layer, with its strength. A layer's parts are in the order of the recipe."""
+
+    delta: ModuleDelta
+    strength: float
+
+
+def from_prompt(
+    prompt: str,
+    lora_dir: Path | None,
+    *,
+    presets: Mapping[str, str] = PRESETS,
+    reading: str = "webui",
+) -> list[Ingredient]:
+    """The LoRAs of a prompt, in its order; the prompt's other words do not matter.
+
+    Args:
+        prompt: ``<lora:name:0.8>``, ``<lora:name:te=0.8:unet=0.5:lbw=OUTD>``.
+        lora_dir: where names are looked for, in all its folders.
+
+    Raises:
+        StudioError: no LoRA, one that is not found, or something that only a prompt can do (``start=``).
+    """
+    _, tags = parse_lora_tags(_TAG.sub(_modern, prompt))
+    if not tags:
+        raise StudioError("names no LoRA", field="prompt", came=prompt, allowed="<lora:name:strength> ...")
+    ingredients = []
+    for tag in tags:
+        lora = _read(find_lora(tag.name, lora_dir), reading)
+        blocks, x = _block_words(tag)
+        ratios = parse_ratios(blocks, lora.family, x=x, presets=presets) if blocks else None
+        words = f"{blocks}:x={x:g}" if "X" in presets.get(blocks, blocks) else blocks
+        ingredients.append(Ingredient(lora, tag.te, tag.unet, tag.dyn, ratios, words))
+    _refuse_twice(ingredients)
+    return ingredients
+
+
+def from_files(files: Sequence[Path], ratios: Sequence[float], reading: str = "webui") -> list[Ingredient]:
+    """Files with a strength each; no strengths at all are 1 each.
+
+    Raises:
+        StudioError: another number of strengths than of files, or a file that cannot be read.
+    """
+    if ratios and len(ratios) != len(files):
+        raise StudioError(
+            "must be as many as models", field="ratios", came=len(ratios), allowed=f"{len(files)} numbers, or none"
+        )
+    strengths = ratios or (1.0,) * len(files)
+    ingredients = [Ingredient(_read(path, reading), value, value) for path, value in zip(files, strengths)]
+    _refuse_twice(ingredients)
+    return ingredients
+
+
+def _read(path: Path, reading: str) -> LoraWeights:
+    lora = read_lora(path, reading)
+    refuse_unread(lora)
+    return lora
+
+
+def _refuse_twice(ingredients: Sequence[Ingredient]) -> None:
+    paths = [item.lora.path.resolve() for item in ingredients]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise StudioError("is named twice", file=path, allowed="each LoRA once, with the strength it is to have")
+
+
+def _modern(match: re.Match[str]) -> str:
+    """sd-webui-lora-block-weight's syntax from before WebUI 1.5 as today's: ``<lora:a:1:OUTX:0.5>`` has its block
+    weights, and the value of X, where the WebUI now looks for a strength."""
+    items = match[2].split(":")
+    places = [index for index, item in enumerate(items) if "=" not in item]
+    if len(places) > 2 and not _is_number(items[places[2]]):
+        items[places[2]] = f"lbw={items[places[2]]}"
+        if len(places) > 3:
+            items[places[3]] = f"x={items[places[3]]}"
+    return f"<{match[1]}:{':'.join(items)}>"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _block_words(tag: LoraTag) -> tuple[str, float]:
+    """A tag's block weights as written, "" for none, and the value of X."""
+    for word in _BY_STEP:
+        if word in tag.named:
+            raise StudioError(
+                f"{word}= cannot be written into a file", field="prompt", came=tag.named[word], allowed="te, unet, lbw"
+            )
+    x = tag.named.get("x", "1")
+    if not _is_number(x):
+        raise StudioError("x is no number", field="prompt", came=x)
+    return next((tag.named[word] for word in _BLOCK_WORDS if word in tag.named), ""), float(x)
+
+
+def find_lora(name: str, lora_dir: Path | None) -> Path:
+    """The file that a prompt means by a name: by the file's own name first, then by the one in its metadata.
+
+    Raises:
+        StudioError: there is none, or there are several.
+    """
+    if lora_dir is None:
+        raise StudioError("must be given, for the prompt names LoRAs", field="lora_dir", allowed="the folder of LoRAs")
+    files = [path for path in sorted(lora_dir.rglob("*")) if path.suffix in SUFFIXES and path.is_file()]
+    found = [path for path in files if name in _names(path.relative_to(lora_dir))]
+    found = found or [path for path in files if _alias(path) == name]
+    if len(found) == 1:
+        return found[0]
+    problem = f"{len(found)} LoRAs have this name" if found else "no LoRA has this name"
+    raise StudioError(problem, field="prompt", came=name, file=lora_dir, allowed="a file's name, with its folder")
+
+
+def _names(path: PurePath) -> tuple[str, ...]:
+    """What people call a file: by its own name, with its folder, with its extension."""
+    return path.stem, path.name, path.with_suffix("").as_posix(), path.as_posix()
+
+
+def _alias(path: Path) -> str | None:
+    try:
+        return read_header(path).metadata.get("ss_output_name") if looks_like_safetensors(path) else None
+    except StudioError:
+        return None  # a broken file that nobody has asked for
+
+
+def common_family(ingredients: Sequence[Ingredient], base: Family | None = None) -> Family | None:
+    """The one family of all, as far as it is known.
+
+    Raises:
+        StudioError: they are of several.
+    """
+    known: dict[Family, str] = {} if base is None else {base: "the checkpoint"}
+    for item in ingredients:
+        family = item.lora.family
+        if family is None:
+            continue
+        known.setdefault(family, item.lora.name)
+        if len(known) > 1:
+            names = " and ".join(f"{name} for {own.value}" for own, name in known.items())
+            raise StudioError(f"not of one family: {names}", file=item.lora.path)
+    return next(iter(known), None)
+
+
+def layer_parts(ingredients: Sequence[Ingredient], family: Family | None) -> dict[str, list[Part]]:
+    """What each layer is changed by, whatever names the files have for it; parts of strength 0 are left out.
+
+    Raises:
+        StudioError: two modules of one file mean the same layer.
+    """
+    layers: dict[str, list[Part]] = {}
+    for item in ingredients:
+        seen: dict[str, str] = {}
+        for key, delta in item.lora.modules.items():
+            layer = canonical_key(key, family)
+            if layer in seen:
+                raise StudioError(f"{seen[layer]} and {key} mean the same layer", file=item.lora.path)
+            seen[layer] = key
+            strength = item.strength(layer)
+            if strength:
+                layers.setdefault(layer, []).append(Part(delta.cut(item.dyn), strength))
+    return layers
+
+
+def ignored_notes(ingredients: Sequence[Ingredient], family: Family | None) -> Iterator[str]:
+    """A sentence per LoRA of which something has no effect in the WebUI."""
+    for item in ingredients:
+        found = {suffix for delta in item.lora.modules.values() for suffix in delta.ignored}
+        if found:
+            yield f"{item.lora.name}: {', '.join(sorted(found))} have no effect in the WebUI, and are left out"
+        layers = published_layers(family) if family is not None else set()
+        named = {key for key in item.lora.modules if canonical_key(key, family) in layers}
+        lost = [key for key in named if not is_found(key, family, layers)]
+        if lost:
+            yield (
+                f"{item.lora.name}: {len(lost)} modules have names that the WebUI does not find, such as {min(lost)}; "
+                "here they have their effect"
+            )
+
+
+def reading_notes(ingredients: Sequence[Ingredient]) -> Iterator[str]:
+    """A sentence per LoRA that the WebUI applies in another way than it was trained."""
+    for item in ingredients:
+        if any(delta.reading == "webui" and delta.is_normed_by_rows for delta in item.lora.modules.values()):
+            yield (
+                f"{item.lora.name}: its DoRA was trained with norms of the output's rows; WebUI 1.10.1 takes those of "
+                "the input's columns, and so does this. The reading 'trained' does what was trained"
+            )

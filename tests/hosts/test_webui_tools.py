@@ -1,0 +1,360 @@
+"""The real WebUI as judge of the delta algebra, of merged files and of baked checkpoints.
+
+Wants ``SD_WEBUI_DIR`` (a checkout of A1111 v1.10.1) and ``SD_WEBUI_PYTHON`` (its interpreter).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lib_lora.arch.keys import kohya_key, module_name, split_prefix
+from lib_lora.arch.ldm import sdxl_module_name
+from lib_lora.base.options import from_mapping
+from lib_lora.base.signals import Control
+from lib_lora.weights import bake, merge
+from lib_lora.weights.base_model import BaseModel
+from lib_lora.weights.layers import Layer
+from lib_lora.weights.merge_options import BakeConfig, MergeConfig
+from lib_lora.weights.recipe import from_prompt, layer_parts
+from lib_lora.weights.webui_names import is_found
+
+pytestmark = pytest.mark.webui
+
+TE, UNET = 0.7, -0.6
+# What the WebUI is asked to draw: the same recipe as separate files, as one file, and in the checkpoint.
+LINEAR = "<lora:lora:0.5:0.8> <lora:tucker:-0.4> <lora:loha:0.6>"
+ALL = "<lora:lora:0.5:0.8> <lora:dora:0.7> <lora:ia3:0.3> <lora:lokr:-0.4> <lora:oft:0.5> <lora:full:0.6>"
+CASE = {
+    "negative_prompt": "",
+    "seed": 5,
+    "steps": 4,
+    "sampler_name": "Euler",
+    "cfg_scale": 3.0,
+    "width": 128,
+    "height": 128,
+}
+WORDS = "zorb, red dog"
+
+
+def noise(*shape: int, seed: int, scale: float = 0.1) -> Tensor:
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed + 13 * sum(shape)))
+
+
+def lora(shape: tuple[int, ...], seed: int, rank: int = 3) -> dict[str, Tensor]:
+    out, size, *kernel = shape
+    ones = [1] * len(kernel)
+    return {
+        "lora_up.weight": noise(out, rank, *ones, seed=seed),
+        "lora_down.weight": noise(rank, size, *kernel, seed=seed + 1),
+        "alpha": torch.tensor(2.0),
+    }
+
+
+def tucker(shape: tuple[int, ...], seed: int) -> dict[str, Tensor] | None:
+    if shape[2:] != (3, 3):
+        return None
+    plain = lora((*shape[:2], 1, 1), seed)
+    return {**plain, "lora_mid.weight": noise(3, 3, 3, 3, seed=seed + 2, scale=0.5)}
+
+
+def loha(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    flat = (shape[0], int(np.prod(shape[1:])))
+    pairs = {}
+    for number in (1, 2):
+        pairs[f"hada_w{number}_a"] = noise(flat[0], 2, seed=seed + number, scale=0.3)
+        pairs[f"hada_w{number}_b"] = noise(2, flat[1], seed=seed + 5 + number, scale=0.3)
+    return {**pairs, "alpha": torch.tensor(1.0)}
+
+
+def loha_tucker(shape: tuple[int, ...], seed: int) -> dict[str, Tensor] | None:
+    if shape[2:] != (3, 3):
+        return None
+    tensors = {"alpha": torch.tensor(1.0)}
+    for number in (1, 2):
+        tensors[f"hada_t{number}"] = noise(2, 2, 3, 3, seed=seed + number, scale=0.7)
+        tensors[f"hada_w{number}_a"] = noise(2, shape[0], seed=seed + 3 + number, scale=0.7)
+        tensors[f"hada_w{number}_b"] = noise(2, shape[1], seed=seed + 6 + number, scale=0.7)
+    return tensors
+
+
+def lokr(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    columns = shape[1] // 2 * int(np.prod(shape[2:]))
+    return {
+        "lokr_w1": noise(4, 2, seed=seed, scale=0.5),
+        "lokr_w2_a": noise(shape[0] // 4, 2, seed=seed + 1, scale=0.3),
+        "lokr_w2_b": noise(2, columns, seed=seed + 2, scale=0.3),
+        "alpha": torch.tensor(1.0),
+    }
+
+
+def lokr_whole(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    second = noise(shape[0] // 4, shape[1] // 2, *shape[2:], seed=seed + 1, scale=0.3)
+    return {"lokr_w1": noise(4, 2, seed=seed, scale=0.3), "lokr_w2": second, "alpha": torch.tensor(5.0)}
+
+
+def lokr_tucker(shape: tuple[int, ...], seed: int) -> dict[str, Tensor] | None:
+    if shape[2:] != (3, 3):
+        return None
+    return {
+        "lokr_w1_a": noise(4, 2, seed=seed),
+        "lokr_w1_b": noise(2, 2, seed=seed + 1, scale=1),
+        "lokr_t2": noise(2, 2, 3, 3, seed=seed + 2, scale=1),
+        "lokr_w2_a": noise(2, shape[0] // 4, seed=seed + 3, scale=1),
+        "lokr_w2_b": noise(2, shape[1] // 2, seed=seed + 4, scale=1),
+        "alpha": torch.tensor(1.0),
+    }
+
+
+def ia3(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    if len(shape) == 4:  # the WebUI cannot apply convolutions by rows
+        return {"weight": noise(1, shape[1], 1, 1, seed=seed), "on_input": torch.tensor(1)}
+    return {"weight": noise(shape[seed % 2], seed=seed), "on_input": torch.tensor(seed % 2)}
+
+
+def full(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    return {"diff": noise(*shape, seed=seed, scale=0.02)}
+
+
+def old_glora(shape: tuple[int, ...], seed: int) -> dict[str, Tensor] | None:
+    if len(shape) == 4:
+        return None
+    out, size = shape
+    sizes = {"a1": (3, size), "a2": (size, 3), "b1": (3, size), "b2": (out, 3)}
+    tensors = {f"{name}.weight": noise(*own, seed=seed + number) for number, (name, own) in enumerate(sizes.items())}
+    return {**tensors, "alpha": torch.tensor(2.0)}
+
+
+def oft(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    return {"oft_blocks": noise(shape[0] // 8, 8, 8, seed=seed), "alpha": torch.tensor(2e-3)}
+
+
+def boft(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    rescale = 1 + noise(shape[0], *[1] * (len(shape) - 1), seed=seed + 1)
+    return {"oft_blocks": noise(2, shape[0] // 8, 8, 8, seed=seed), "rescale": rescale}
+
+
+def old_oft(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    return {"oft_diag": torch.eye(8) + noise(shape[0] // 8, 8, 8, seed=seed)}
+
+
+def dora(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    magnitude = 1 + noise(1, shape[1], *[1] * (len(shape) - 2), seed=seed + 9).abs()
+    return {**lora(shape, seed), "dora_scale": magnitude}
+
+
+def dora_by_rows(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    magnitude = 1 + noise(shape[0], *[1] * (len(shape) - 1), seed=seed + 9).abs()
+    return {**lora(shape, seed), "dora_scale": magnitude}
+
+
+def with_scale(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    return {**lora(shape, seed), "scale": torch.tensor(0.3)}
+
+
+def peft(shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+    plain = lora(shape, seed)
+    names = {"lora_B.weight": "lora_up.weight", "lora_A.weight": "lora_down.weight", "alpha": "alpha"}
+    return {new: plain[old] for new, old in names.items()}
+
+
+KINDS: dict[str, Callable[[tuple[int, ...], int], dict[str, Tensor] | None]] = {
+    "lora": lora,
+    "tucker": tucker,
+    "loha": loha,
+    "lohatucker": loha_tucker,
+    "lokr": lokr,
+    "lokrwhole": lokr_whole,
+    "lokrtucker": lokr_tucker,
+    "ia3": ia3,
+    "full": full,
+    "oldglora": old_glora,
+    "oft": oft,
+    "boft": boft,
+    "oldoft": old_oft,
+    "dora": dora,
+    "dorabyrows": dora_by_rows,
+    "scale": with_scale,
+    "peft": peft,
+}
+NORMS = "norm"
+
+
+def is_wanted(layer: Layer) -> bool:
+    """The middle of the UNet, an upsampler, and the first layer of each text encoder."""
+    places = (".middle_block.", ".output_blocks.2.", "layers.0.", "resblocks.0.")
+    return any(place in layer.weight for place in places)
+
+
+@pytest.fixture(scope="module", params=["SD1", "SD2", "SDXL"])
+def checkpoint(request, webui_families) -> Path:
+    return webui_families(request.param)
+
+
+@pytest.fixture(scope="module")
+def base(checkpoint) -> BaseModel:
+    return BaseModel(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def layers(base) -> list[Layer]:
+    return [layer for layer in base.layers.values() if is_wanted(layer)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, base, layers) -> Path:
+    """A folder with a LoRA of every kind on every layer that the kind can change."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "Lora").mkdir()
+    for name, make in KINDS.items():
+        tensors = {}
+        for seed, layer in enumerate(layers):
+            own = make(layer.shape, seed) if len(layer.shape) > 1 else None
+            tensors |= {f"{layer.key}.{suffix}": tensor for suffix, tensor in (own or {}).items()}
+        save(folder, name, tensors)
+    norms = {}
+    found = [layer for layer in layers if len(layer.shape) == 1 and is_found(layer.key, base.family, base.layers)]
+    for seed, layer in enumerate(found):
+        for number, suffix in enumerate(("w_norm", "b_norm")):
+            norms[f"{layer.key}.{suffix}"] = noise(*layer.shape, seed=2 * seed + number)
+    save(folder, NORMS, norms)
+    return folder
+
+
+def save(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    save_file({key: t.contiguous() for key, t in tensors.items()}, str(folder / "Lora" / f"{name}.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def spellings(base, data) -> dict[str, list[str]]:
+    """Files with modules under every name that a layer may have: one file for each way of naming them."""
+    names: dict[str, list[str]] = {way: [] for way in WAYS}
+    for key in base.layers:
+        for way, spell in WAYS.items():
+            with contextlib.suppress(KeyError):
+                names[way].append(spell(*split_prefix(key)))
+    for way, own in names.items():
+        save(data, f"names-{way}", {f"{name}.diff": torch.zeros(1) for name in own})
+    return names
+
+
+def _ldm(prefix: str, own: str) -> str:
+    return kohya_key(prefix, sdxl_module_name(module_name(prefix + own)))
+
+
+WAYS: dict[str, Callable[[str, str], str]] = {
+    "studio": lambda prefix, own: prefix + own,
+    "diffusers": lambda prefix, own: kohya_key(prefix, module_name(prefix + own)),
+    "ldm": _ldm,
+    "oft": lambda prefix, own: f"oft_unet_{own}",
+    "oftldm": lambda prefix, own: _ldm(prefix, own).replace("lora_unet_", "oft_unet_"),
+    "te": lambda prefix, own: f"lora_te_{own}",
+    "te1": lambda prefix, own: f"lora_te1_{own}",
+}
+
+
+@pytest.fixture(scope="module")
+def merged(data, checkpoint) -> None:
+    """Files of what the two recipes come to."""
+    recipes = {"merged": {"prompt": LINEAR}, "mergedall": {"prompt": ALL, "base": checkpoint}}
+    for name, options in recipes.items():
+        for precision in ("float", "fp16"):
+            output = data / "Lora" / f"{name}{precision}.safetensors"
+            done(merge, MergeConfig, output=output, save_precision=precision, lora_dir=data / "Lora", **options)
+
+
+def done(tool, config: type, **options: object) -> None:
+    assert list(tool.run(from_mapping(config, options), Control()))[-1].report
+
+
+@pytest.fixture(scope="module")
+def baked(data, checkpoint, tmp_path_factory) -> list[Path]:
+    """The checkpoint with the second recipe in it, in the checkpoint's own precision and in half."""
+    folder, paths = tmp_path_factory.mktemp("baked"), []
+    for precision in (None, "fp16"):
+        output = folder / f"baked{precision}.safetensors"
+        options = {} if precision is None else {"save_precision": precision}
+        done(bake, BakeConfig, checkpoint=checkpoint, output=output, prompt=ALL, lora_dir=data / "Lora", **options)
+        beside = checkpoint.with_suffix(".open_clip.json")
+        if beside.is_file():
+            shutil.copy(beside, output.with_suffix(".open_clip.json"))
+        paths.append(output)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def theirs(checkpoint, layers, data, spellings, merged, baked, run_in_webui) -> dict[str, np.ndarray]:
+    keys = sorted({key for layer in layers for key in (layer.weight, layer.bias) if key})
+    files = [f"<lora:{name}{precision}:1>" for name in ("merged", "mergedall") for precision in ("float", "fp16")]
+    task = {
+        "names": [f"names-{way}" for way in spellings],
+        "applied": [[name, TE, UNET] for name in (*KINDS, NORMS)],
+        "keys": keys,
+        "prompts": [f"{WORDS} {text}" for text in ("", LINEAR, ALL, *files)],
+        "checkpoints": [[str(path), WORDS] for path in baked],
+        "case": CASE,
+    }
+    (data / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    run_in_webui("webui_tools_driver.py", checkpoint, data / "task.json", data / "out.npz", data)
+    with np.load(data / "out.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, NORMS])
+def test_a_baked_layer_is_what_the_webui_has_at_work(theirs, base, layers, data, kind):
+    parts = layer_parts(from_prompt(f"<lora:{kind}:{TE}:{UNET}>", data / "Lora"), base.family)
+    weights, biases = bake.plan_changes(parts, base)
+    assert json.loads(str(theirs["errors"]))[kind] == {} and weights
+    worst = 0.0
+    for key in {key for layer in layers for key in (layer.weight, layer.bias) if key}:
+        before, expected = base.file.tensors[key], torch.from_numpy(theirs[f"{kind} {key}"]).double()
+        if key in weights:
+            ours = bake.baked_weight(before, weights[key], torch.float32)
+        elif key in biases:
+            ours = bake.baked_bias(before, biases[key], torch.float32)
+        else:
+            assert torch.equal(expected, before.double()), key
+            continue
+        worst = max(worst, float((expected - ours).norm() / (ours.double() - before).norm()))
+    print(f"{kind}: {len(weights) + len(biases)} tensors, worst {worst:.1e} of the change")
+    assert worst < 2e-5
+
+
+def levels(first: np.ndarray, second: np.ndarray) -> int:
+    """The largest difference of two pictures in grey levels."""
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
+
+
+# Pictures by their number in the task: with the separate files, and with the one file.
+@pytest.mark.parametrize(
+    "separate, one, allowed",
+    [(1, "prompt 3", 1), (1, "prompt 4", 3), (2, "prompt 5", 1), (2, "prompt 6", 3), (2, "checkpoint 0", 1)],
+)
+def test_a_merged_file_and_a_baked_checkpoint_draw_the_prompts_picture(theirs, separate, one, allowed):
+    expected = theirs[f"prompt {separate}"]
+    difference = levels(expected, theirs[one])
+    print(f"{one} for prompt {separate}: {difference} grey levels")
+    assert levels(expected, theirs["prompt 0"]) > 20, "the LoRAs must do something"
+    assert difference <= allowed
+
+
+def test_a_baked_checkpoint_in_half_precision_draws_nearly_the_same(theirs):
+    difference = np.abs(theirs["prompt 2"].astype(int) - theirs["checkpoint 1"].astype(int))
+    print(f"in half: {difference.max()} grey levels, {difference.mean():.2f} on average")
+    assert difference.mean() < 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_verify_knows_which_names_the_webui_finds(theirs, spellings, base, way):
+    lost = {name for name in spellings[way] if not is_found(name, base.family, base.layers)}
+    assert lost == set(json.loads(str(theirs["unmatched"]))[f"names-{way}"])
+    assert spellings[way]
