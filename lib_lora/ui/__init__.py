@@ -1,1 +1,1 @@
-"""The standalone page. The only room that knows gradio."""
+"""The page, in gradio. The only room that knows gradio."""
