@@ -40,8 +40,9 @@ class Call:
         """
         value = self.body.get(name)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise StudioError("must be given" if value is None else "not allowed", field=name, came=value,
-                              allowed=_KINDS[kind])  # fmt: skip
+            raise StudioError(
+                "must be given" if value is None else "not allowed", field=name, came=value, allowed=_KINDS[kind]
+            )
         return value
 
     def number(self, name: str, default: int) -> int:

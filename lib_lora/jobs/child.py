@@ -150,9 +150,14 @@ class _Process:
             # A session of its own, lest a terminal's Ctrl-C reaches it too: that its parent is gone it learns from
             # the end of its standard input, and saves its state.
             return subprocess.Popen(
-                command, cwd=_ROOT, env=_environment(), stdin=subprocess.PIPE, stdout=log, stderr=log,
+                command,
+                cwd=_ROOT,
+                env=_environment(),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
     def _take(self, told: dict[str, Any], process: subprocess.Popen) -> Iterator[Event]:
         if "error" in told:

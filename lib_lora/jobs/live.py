@@ -92,8 +92,12 @@ class LiveWork:
         """Somebody may have switched while the job waited for the model."""
         wanted, lent = self.config.pretrained_model_name_or_path, lease.model.path
         if lent is not None and os.path.realpath(lent) != os.path.realpath(wanted):
-            raise StudioError("another checkpoint is loaded now", field="pretrained_model_name_or_path", came=lent.name,
-                              allowed=f"{wanted.name}: load it, or take model_source switch")  # fmt: skip
+            raise StudioError(
+                "another checkpoint is loaded now",
+                field="pretrained_model_name_or_path",
+                came=lent.name,
+                allowed=f"{wanted.name}: load it, or take model_source switch",
+            )
 
     def _work(self, lease: Lease) -> Iterator[Event]:
         control, pauses = _RunControl(self.control), Pauses(self.control, self.options)

@@ -202,15 +202,20 @@ class JobQueue:
     def _allowed(self, id: str, action: str) -> Job:
         job = self.job(id)
         if action not in job.can():
-            raise StudioError(f"a job that is {job.status} cannot do that", field="action", came=action,
-                              allowed=job.can())  # fmt: skip
+            raise StudioError(
+                f"a job that is {job.status} cannot do that", field="action", came=action, allowed=job.can()
+            )
         return job
 
     def _refuse_same_result(self, spec: JobSpec) -> None:
         others = [job for job in self._store.all() if job.status == QUEUED or job.status in ACTIVE]
         if spec.result is not None and any(job.spec.result == spec.result for job in others):
-            raise StudioError("another job in the queue writes the LoRA of this name", field="output_name",
-                              file=spec.result, allowed="another name, or overwrite")  # fmt: skip
+            raise StudioError(
+                "another job in the queue writes the LoRA of this name",
+                field="output_name",
+                file=spec.result,
+                allowed="another name, or remove that job first",
+            )
 
     def _queue_first(self, job: Job, *, goes_on: bool) -> None:
         """Whoever asks for an old job wants it before those that wait."""

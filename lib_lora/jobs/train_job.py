@@ -83,8 +83,9 @@ class _Train(_TrainingWork):
             return prepared
         result = config.output_dir / f"{config.output_name}.safetensors"
         if result.exists():
-            raise StudioError("a LoRA of this name exists", field="output_name", file=result,
-                              allowed="another name, or overwrite")  # fmt: skip
+            raise StudioError(
+                "a LoRA of this name exists", field="output_name", file=result, allowed="another name, or overwrite"
+            )
         return dataclasses.replace(prepared, result=result)
 
     def run(self, job: Job, host: Host, control: Control) -> Iterator[Event]:

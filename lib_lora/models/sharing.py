@@ -18,6 +18,6 @@ def share(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         owners[owner]._parameters[name] = torch.nn.Parameter(tensor.detach(), requires_grad=False)
 
 
-def shared(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def parameters_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What ``share`` takes: the module's parameters as they are now."""
     return {name: parameter.detach() for name, parameter in module.named_parameters()}

@@ -44,7 +44,7 @@ def describe_run(
         pictures: from ``describe_pictures``.
     """
     fields = {each.name: each for each in dataclasses.fields(config)}
-    names = [name for name in fields if name not in _BY_CONTENT]
+    names = [name for name in fields if name not in _BY_CONTENT and name != "resume"]
     held = {name: _text(getattr(config, name)) for name in names if not _is_free(fields[name])}
     held["pictures of a step"] = str(plan.batch_size * plan.processes * plan.gradient_accumulation_steps)
     keys = {"checkpoint": "ss_new_sd_model_hash", "VAE": "ss_new_vae_hash"}

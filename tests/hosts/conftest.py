@@ -6,13 +6,14 @@ import gzip
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from webui_server import copy_for_webui, start_webui, webui_server  # noqa: F401 - fixtures of ours, too
 
 HERE = Path(__file__).parent
 DEMO = HERE.parents[1] / "demo" / "model"
@@ -29,7 +30,7 @@ def run_in_webui() -> Callable[..., None]:
     def run(script: str, *arguments: object) -> None:
         command = [python, str(HERE / script), webui, *map(str, arguments)]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
 
     return run
@@ -41,15 +42,7 @@ def webui_checkpoint(tmp_path_factory, tiny_checkpoint) -> Path:
     folder absolutely, for the WebUI knows no other way."""
     demos = sorted(DEMO.glob("*.safetensors"))
     source = Path(os.environ.get("SD_WEBUI_CKPT") or (demos[0] if demos else tiny_checkpoint)).resolve()
-    copy = tmp_path_factory.mktemp("webui") / source.name
-    shutil.copyfile(source, copy)
-    config = source.with_suffix(".yaml")
-    if config.is_file():
-        text = re.sub(
-            r"(?m)^(\s*version:\s*)(\S+)", lambda m: m[1] + _absolute(m[2], source.parent), config.read_text("utf-8")
-        )
-        copy.with_suffix(".yaml").write_text(text, encoding="utf-8")
-    return copy
+    return copy_for_webui(source, tmp_path_factory.mktemp("webui"))
 
 
 @pytest.fixture(scope="session")

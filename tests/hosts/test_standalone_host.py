@@ -72,7 +72,8 @@ def test_it_lends_and_switches_nothing_and_says_so(host, tmp_path):
 
 
 def test_a_task_prints_nothing(host, capsys):
-    with host.model_unloaded(), host.task("training") as task:
+    with host.model_unloaded() as waiting, host.task("training") as task:
+        assert not waiting.somebody_waits()
         task.step(1, 2, "text")
         assert not task.interrupted()
     assert capsys.readouterr() == ("", "")

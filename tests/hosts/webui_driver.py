@@ -23,8 +23,12 @@ def main(webui: str, checkpoint: str, cases: str, out: str, data: str) -> None:
     np.savez(out, **{str(index): pixels for index, pixels in enumerate(pictures)})
 
 
-def start(webui: Path, checkpoint: Path, data: Path) -> None:
-    """Bring up the WebUI's modules on the CPU without its server, and load the checkpoint."""
+def start(webui: Path, checkpoint: Path, data: Path, *arguments: str) -> None:
+    """Bring up the WebUI's modules on the CPU without its server, and load the checkpoint.
+
+    Args:
+        arguments: further ones of the WebUI's command line.
+    """
     # COVERAGE_RUN keeps the WebUI from installing a SIGINT handler that ends the process on the spot.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", COVERAGE_RUN="1")
     (data / "Lora").mkdir(parents=True, exist_ok=True)
@@ -48,6 +52,7 @@ def start(webui: Path, checkpoint: Path, data: Path) -> None:
         str(data),
         "--lora-dir",
         str(data / "Lora"),
+        *arguments,
     ]
     os.chdir(webui)
     sys.path.insert(0, str(webui))

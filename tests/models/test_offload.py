@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib_lora.models.offload import bring_back, brought_back, keep_on_card, whole
-from lib_lora.models.sharing import shared
+from lib_lora.models.sharing import parameters_of
 
 needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 
@@ -67,7 +67,7 @@ def test_parts_that_are_not_needed_leave_the_card_and_their_values_survive(on_ca
 def resting(tiny_model):
     """A model of another program's that waits in main memory; its parts are copied to the card."""
     tiny_model.device, tiny_model.borrowed = torch.device("meta"), True
-    tiny_model.resting = [shared(module) for module in tiny_model.modules()]
+    tiny_model.resting = [parameters_of(module) for module in tiny_model.modules()]
     return tiny_model
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lib_lora import __version__
 from lib_lora.base.errors import StudioError
-from lib_lora.base.protocols import Folders, HostTask, Lease, LoraCheck, ModelFile
+from lib_lora.base.protocols import Folders, HostTask, Lease, LoraCheck, ModelFile, Waiting
 from lib_lora.files.safetensors_file import read_header
 from lib_lora.files.toml_file import read_toml
 from lib_lora.files.walk import walk
@@ -102,8 +102,8 @@ class StandaloneHost:
         raise StudioError("there is no WebUI to switch", field="model_source", came="switch", allowed="auto, file")
 
     @contextlib.contextmanager
-    def model_unloaded(self) -> Iterator[None]:
-        yield
+    def model_unloaded(self) -> Iterator[Waiting]:
+        yield _Nobody()
 
     @contextlib.contextmanager
     def task(self, title: str) -> Iterator[HostTask]:
@@ -140,6 +140,13 @@ class StandaloneHost:
             if name in (each.path.name, each.path.resolve().name):
                 return each.path
         raise StudioError("its checkpoint is not among those known here", file=lora, came=name)
+
+
+class _Nobody:
+    """There is no model of the host's that others could want."""
+
+    def somebody_waits(self) -> bool:
+        return False
 
 
 class _NoDisplay:

@@ -1,13 +1,11 @@
-"""The model that the WebUI has loaded, borrowed for a while.
+"""The model that the WebUI has loaded, as modules of our own over its tensors: no second copy.
 
 Written against AUTOMATIC1111 v1.10.1 (commit 82a973c0).
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,61 +13,73 @@ from typing import Any
 import torch
 
 from lib_lora.arch.prediction import EPSILON, V_PREDICTION, Prediction
-from lib_lora.base.errors import StudioError
+from lib_lora.hosts.webui.compat_forge import is_forge
+from lib_lora.hosts.webui.loaded import loaded_vae
 from lib_lora.models.config_yaml import read_model_yaml
-from lib_lora.models.loader import build_model
+from lib_lora.models.loader import build_model, load_model
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.precision import cast_on_use
 from lib_lora.models.prediction import settle_prediction
+from lib_lora.models.sharing import parameters_of, share
 from lib_lora.text.tokenizer import Tokenizer
 
+_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+_SAMPLE = 1024  # numbers of a tensor that its checksum looks at
 
-@contextlib.contextmanager
-def borrowed_model(compute_dtype: torch.dtype = torch.float32) -> Iterator[DiffusionModel]:
-    """The loaded checkpoint as our modules over the WebUI's own tensors, no second copy.
 
-    Holds the WebUI's queue lock: nothing else uses or switches the model meanwhile. What a prompt's LoRA left in
-    the weights is undone first. The WebUI's modules, their flags and weights are not touched.
+def as_model(sd_model: Any, compute_dtype: torch.dtype = torch.float32) -> DiffusionModel:
+    """The loaded checkpoint as our modules, whose parameters are the WebUI's own tensors.
+
+    What the WebUI's modules are, their flags and hooks, is not touched. Parts that wait in main memory (--medvram)
+    are taken to the card when they are needed, and on the WebUI's side they stay where they are.
+
+    Weights in 8 bits are nothing to train on: their 16-bit copies are taken where the WebUI keeps any, and else the
+    checkpoint's file, in which case nothing is shared; so it is with Forge's.
 
     Raises:
-        StudioError: no model is loaded, or one that cannot be used.
+        StudioError: the model is of a kind that cannot be trained.
     """
-    from modules import shared
-    from modules.call_queue import queue_lock
+    from modules import devices
 
-    with queue_lock:
-        sd_model = shared.sd_model
-        if sd_model is None or not hasattr(sd_model, "cond_stage_model"):
-            raise StudioError("the WebUI has no model loaded", field="checkpoint", allowed="choose a checkpoint first")
-        undo_networks(sd_model)
-        yield _as_model(sd_model, compute_dtype)
-
-
-def undo_networks(sd_model: Any) -> None:
-    """Take out of the weights what the last prompt's LoRAs left in them, and let the WebUI know.
-
-    After a generation with ``<lora:...>`` the weights stay merged until one without it. The names that a layer
-    believes to be applied are reset too: else the next prompt with that LoRA would silently have none.
-    """
-    networks = sys.modules.get("networks")
-    if networks is None:  # the built-in Lora extension is switched off
-        return
-    for layer in sd_model.modules():
-        backups = (getattr(layer, name, None) for name in ("network_weights_backup", "network_bias_backup"))
-        if any(backup is not None for backup in backups):
-            with torch.no_grad():  # the WebUI's parameters require gradients, and this writes in place
-                networks.network_restore_weights_from_backup(layer)
-            layer.network_current_names = ()
+    info, vae_path, tensors = sd_model.sd_checkpoint_info, loaded_vae(), live_tensors(sd_model)
+    if not tensors or any(tensor.dtype in _FLOAT8 for tensor in tensors.values()):
+        model = load_model(info.filename, vae_path=vae_path, device=devices.device, compute_dtype=compute_dtype)
+    else:
+        model = build_model(
+            tensors,
+            read_model_yaml(Path(sd_model.used_config)),
+            name=info.model_name,
+            file=info.filename,
+            tokenizers=[_tokenizer(encoder) for encoder in _text_encoders(sd_model)],
+            compute_dtype=compute_dtype,
+        )
+        model.borrowed, model.path, model.vae_path = True, Path(info.filename), vae_path
+        model.device = torch.device(devices.device)
+        for module in model.modules():
+            cast_on_use(module, compute_dtype)
+        parts = [parameters_of(module) for module in model.modules()]
+        if any(tensor.device.type != model.device.type for part in parts for tensor in part.values()):
+            model.resting = parts
+    _take_settings(model, sd_model)
+    return model
 
 
 def live_tensors(sd_model: Any) -> dict[str, torch.Tensor]:
-    """The WebUI's tensors under the names that checkpoint files have; the storages are the WebUI's own."""
-    tensors = {}
+    """The WebUI's tensors under the names that checkpoint files have; the storages are the WebUI's own.
+
+    None of them where they cannot be shared. A tensor that was made for inference alone is copied: what is saved for a
+    backward pass must not be one.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    if is_forge(sd_model):
+        return tensors
     # SDXL's encoders are there twice: the WebUI also calls the conditioner ``cond_stage_model``.
     twice = "cond_stage_model." if hasattr(sd_model, "conditioner") else None
+    half = dict(_half_copies(sd_model))
     for key, tensor in sd_model.state_dict().items():
         if twice is None or not key.startswith(twice):
-            tensors[_WRAPPER.sub(r"\1", key)] = tensor
+            tensor = half.get(key, tensor)
+            tensors[_WRAPPER.sub(r"\1", key)] = tensor.clone() if tensor.is_inference() else tensor
     return tensors
 
 
@@ -77,39 +87,64 @@ def live_tensors(sd_model: Any) -> dict[str, torch.Tensor]:
 _WRAPPER = re.compile(r"^(cond_stage_model\.|conditioner\.embedders\.\d+\.)wrapped\.|(?<=token_embedding\.)wrapped\.")
 
 
-def host_options() -> dict[str, Any]:
-    """What the WebUI's settings say of our options: pictures are made with these, so a LoRA is trained with them."""
+def _half_copies(sd_model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """What the option "Cache FP16 weight for LoRA" keeps beside weights in 8 bits (modules/sd_models.py)."""
+    for name, module in sd_model.named_modules():
+        for parameter in ("weight", "bias"):
+            copy = getattr(module, f"fp16_{parameter}", None)
+            if copy is not None:
+                yield f"{name}.{parameter}", copy
+
+
+def checksums(sd_model: Any) -> list[int]:
+    """One number for each tensor of the loaded model: the bits of some 1000 of its numbers, spread evenly over it.
+
+    Another checkpoint, another VAE and a LoRA left in the weights change (nearly) all numbers of a tensor, so a sample
+    tells; and it takes milliseconds, on the card too.
+    """
+    if is_forge(sd_model):
+        return []  # nothing of it is lent
+    return [_checksum(tensor.detach().reshape(-1)) for tensor in sd_model.state_dict().values()]
+
+
+def _checksum(numbers: torch.Tensor) -> int:
+    sample = numbers[:: max(1, numbers.numel() // _SAMPLE)].contiguous().view(torch.uint8).long()
+    places = torch.arange(1, len(sample) + 1, device=sample.device)  # numbers that have changed places are seen, too
+    return int((sample * places).sum())
+
+
+def rebind(model: DiffusionModel, fresh: DiffusionModel) -> None:
+    """Let the parameters of ``model`` be those of ``fresh``, a model of the same checkpoint; the modules stay.
+
+    Adapters hang on the modules, and these must outlive what the WebUI does to its tensors in a pause.
+    """
+    for old, new in zip(model.modules(), fresh.modules()):
+        share(old, parameters_of(new))
+    model.resting = fresh.resting
+
+
+def let_go(model: DiffusionModel) -> None:
+    """Hold none of the tensors any more, lest the old weights stay in memory when the WebUI loads others."""
+    model.resting = None
+    for module in model.modules():
+        share(module, {name: tensor.new_empty(0) for name, tensor in parameters_of(module).items()})
+
+
+def _take_settings(model: DiffusionModel, sd_model: Any) -> None:
+    """What the WebUI samples with: a LoRA is trained for it."""
     from modules import shared
 
-    return {"clip_skip": int(shared.opts.CLIP_stop_at_last_layers)}
-
-
-def _as_model(sd_model: Any, compute_dtype: torch.dtype) -> DiffusionModel:
-    from modules import shared
-
-    info = sd_model.sd_checkpoint_info
-    config = read_model_yaml(Path(sd_model.used_config))
-    model = build_model(
-        live_tensors(sd_model),
-        config,
-        name=info.model_name,
-        file=info.filename,
-        tokenizers=[_tokenizer(encoder) for encoder in _text_encoders(sd_model)],
-        compute_dtype=compute_dtype,
-    )
-    model.borrowed = True
-    model.path = Path(info.filename)
-    model.device = next(model.unet.parameters()).device
-    # What the WebUI samples with; before its own rescaling, which it takes from the setting at each picture.
-    alphas_cumprod = getattr(sd_model, "alphas_cumprod_original", sd_model.alphas_cumprod)
-    model.base_alphas_cumprod = alphas_cumprod.detach().double().cpu()
+    model.randn_source = shared.opts.randn_source
+    if is_forge(sd_model):
+        return
+    # Before the WebUI's own rescaling, which it takes from the setting at each picture.
+    alphas_cumprod = getattr(sd_model, "alphas_cumprod_original", sd_model.alphas_cumprod).detach().double().cpu()
+    if not torch.allclose(model.base_alphas_cumprod, alphas_cumprod, rtol=1e-5, atol=0.0):
+        model.base_alphas_cumprod = alphas_cumprod  # otherwise it is ours, rounded to float32
     zero_terminal_snr = shared.opts.sd_noise_schedule == "Zero Terminal SNR"
     prediction_type = V_PREDICTION if sd_model.parameterization == "v" else EPSILON
     settle_prediction(model, Prediction(prediction_type, zero_terminal_snr, "the WebUI"))
     model.clip_l_skip = bool(shared.opts.sdxl_clip_l_skip)
-    for module in model.modules():
-        cast_on_use(module, compute_dtype)
-    return model
 
 
 def _text_encoders(sd_model: Any) -> list[Any]:
