@@ -104,7 +104,7 @@ def checksums(sd_model: Any) -> list[int]:
     """
     if is_forge(sd_model):
         return []  # nothing of it is lent
-    return [_checksum(tensor.detach().reshape(-1)) for tensor in sd_model.state_dict().values()]
+    return [_checksum(tensor.detach().reshape(-1)) for tensor in (*sd_model.parameters(), *sd_model.buffers())]
 
 
 def _checksum(numbers: torch.Tensor) -> int:
