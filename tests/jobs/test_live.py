@@ -140,7 +140,7 @@ def test_it_pauses_by_itself_while_somebody_wants_the_model(host, values, open_q
 def test_without_the_option_nobody_is_let_in(host, values, open_queue):
     host.waiting = True
     queue = open_queue(host)
-    job = queue.add("train", values)
+    job = queue.add("train", {**values, "pause_on_generate": False})
     assert ended(job) == "done" and "Paused" not in names(queue, job)
 
 

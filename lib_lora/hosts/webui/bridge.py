@@ -108,9 +108,13 @@ def checksums(sd_model: Any) -> list[int]:
 
 
 def _checksum(numbers: torch.Tensor) -> int:
-    sample = numbers[:: max(1, numbers.numel() // _SAMPLE)].contiguous().view(torch.uint8).long()
-    places = torch.arange(1, len(sample) + 1, device=sample.device)  # numbers that have changed places are seen, too
-    return int((sample * places).sum())
+    count = min(_SAMPLE, numbers.numel())
+    # Not every n-th number: that might be the same corner of every kernel, and nothing but zeros.
+    spread = torch.arange(count, device=numbers.device) * (numbers.numel() - 1) // max(1, count - 1)
+    rows = numbers.view(torch.uint8).view(-1, numbers.element_size())  # 8-bit floats cannot be picked out themselves
+    bits = rows[spread].flatten().long()
+    places = torch.arange(1, len(bits) + 1, device=bits.device)  # numbers that have changed places are seen, too
+    return int((bits * places).sum())
 
 
 def rebind(model: DiffusionModel, fresh: DiffusionModel) -> None:
