@@ -328,8 +328,11 @@ def test_a_job_whose_process_was_killed_is_interrupted_and_can_be_resumed(host, 
     saved = json.loads((job.state_folder / "step").read_text())
     queue.resume(job.id)
     queue.start()
-    wait_for(lambda: job.state.step > saved and job.status == "running")
-    starts = [event["step"] for event in queue.events(job.id)[0] if event["event"] == "TrainingStarted"]
-    assert starts[-1] == saved >= 5
+
+    def starts() -> list[int]:
+        return [event["step"] for event in queue.events(job.id)[0] if event["event"] == "TrainingStarted"]
+
+    wait_for(lambda: len(starts()) == 2)
+    assert starts()[-1] == saved >= 5
     queue.abort(job.id)
     wait_for(lambda: queued.status == "done")

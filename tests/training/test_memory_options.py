@@ -42,7 +42,7 @@ def test_what_needs_a_card_is_refused_by_name_before_anything_is_loaded(train_op
     def load(*args, **kwargs):
         raise AssertionError("the checkpoint was loaded")
 
-    monkeypatch.setattr("lib_lora.training.run.load_model", load)
+    monkeypatch.setattr("lib_lora.training.setup.load_model", load)
     with pytest.raises(StudioError, match=f"(?s){message}"):
         events({**train_options, **more})
 
