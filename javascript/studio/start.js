@@ -63,7 +63,6 @@ export class StartPanel {
       this.warnings,
       (plan ? [...plan.warnings, ...spaceWarning(plan)] : []).map((warning) => h("li", {}, warning)),
     );
-    if (!error) this.fail(null);
   }
 
   /** An error that has no field on the page. */

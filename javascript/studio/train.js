@@ -120,8 +120,15 @@ export class TrainTab {
   /** What the server refuses is shown while typing too, but nobody is told off for a form that is still empty. */
   showRefusal() {
     const { error } = this.planner;
-    if (!error) this.form.clearErrors();
-    else if (this.form.isChanged(error.field) || this.form.values[error.field])
+    // Of an earlier plan alone: what Start was refused for stays until its field is changed.
+    const refused = error && (error.field || "the form");
+    if (this.refused && this.refused !== refused) {
+      if (this.form.has(this.refused)) this.form.clearError(this.refused);
+      else this.start.fail(null);
+    }
+    this.refused = refused;
+    if (!error) return;
+    if (this.form.isChanged(error.field) || this.form.values[error.field])
       this.form.showError(error, { focus: false });
     else if (!this.form.has(error.field)) this.start.fail(error);
   }

@@ -182,7 +182,11 @@ def test_what_must_be_given_is_asked_for_at_start_and_not_before(studio):
     studio(".ls-plan-body").wait_for(timeout=STARTED_MS)
     assert studio(".ls-field .ls-error:visible").count() == 0
     studio(".ls-start").click()
-    studio.field("output_name").locator(".ls-error:visible").wait_for()
+    error = studio.field("output_name").locator(".ls-error:visible")
+    error.wait_for()
+    studio.write("max_train_epochs", "3")  # a plan that is made after it does not take it away
+    expect(lambda: re.search(r"Epochs\s*3\b", studio(".ls-outcome").inner_text()))
+    assert error.count() == 1
 
 
 def test_a_draft_survives_a_reload_and_a_value_goes_back_to_its_default(studio):
