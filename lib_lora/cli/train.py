@@ -18,7 +18,9 @@ def show_plan(config: TrainConfig) -> int:
     return 0
 
 
-def run_training(config: TrainConfig, control: Control, tell: Callable[[Event], None]) -> int:
+def run_training(
+    config: TrainConfig, control: Control | None = None, tell: Callable[[Event], None] = lambda event: None
+) -> int:
     """Train and print, of several processes the first alone. 0 when the run came to its end, 130 when stopped.
 
     Args:
@@ -34,7 +36,7 @@ def run_training(config: TrainConfig, control: Control, tell: Callable[[Event], 
 
     if choose_device(config.device).type == "cpu":
         keep_freed_memory()
-    run = Run(config, control, plan=plan, hash_ahead=ahead)
+    run = Run(config, control or Control(), plan=plan, hash_ahead=ahead)
     printer = Printer()
     stopped = False
     with stop_on_ctrl_c(run.control):
