@@ -13,6 +13,10 @@ class Family(str, Enum):
     SDXL = "SDXL"
 
 
+# ``ss_base_model_version``, by which the WebUI and model sites know a LoRA's family.
+BASE_VERSIONS = {Family.SD1: "sd_v1", Family.SD2: "sd_v2", Family.SDXL: "sdxl_base_v1-0"}
+
+
 class Part(str, Enum):
     """A part of a checkpoint; the value is the prefix of its keys in files of the original layout."""
 

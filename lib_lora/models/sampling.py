@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
+from lib_lora.base.protocols import PictureRequest
 from lib_lora.base.signals import Control
 from lib_lora.models.conditioning import Conditioning, stack
 from lib_lora.models.model import DiffusionModel
@@ -156,6 +158,32 @@ def decode(model: DiffusionModel, latent: torch.Tensor) -> np.ndarray:
 
 class _Stopped(Exception):
     """The control asked to stop."""
+
+
+def generate_picture(
+    model: DiffusionModel,
+    request: PictureRequest,
+    *,
+    control: Control | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Image.Image | None:
+    """``generate`` for a request whose prompt names no LoRA, with the noise of the model's pictures."""
+    pixels = generate(
+        model,
+        request.prompt,
+        request.negative,
+        seed=request.seed,
+        steps=request.steps,
+        sampler=request.sampler,
+        cfg_scale=request.cfg_scale,
+        width=request.width,
+        height=request.height,
+        clip_skip=request.clip_skip,
+        randn_source=model.randn_source,
+        control=control,
+        on_step=on_step,
+    )
+    return None if pixels is None else Image.fromarray(pixels)
 
 
 def _check(model: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int]) -> None:

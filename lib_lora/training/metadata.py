@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_lora.arch.family import Family
+from lib_lora.arch.family import BASE_VERSIONS, Family
 from lib_lora.base.events import Progress
 from lib_lora.base.seeds import derive_seed
 from lib_lora.dataset.plan import Plan, PlannedImage, parse_resolution
@@ -19,7 +19,6 @@ from lib_lora.files.lora_file import model_hash_legacy
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.config import TrainConfig
 
-_BASE_VERSION = {Family.SD1: "sd_v1", Family.SD2: "sd_v2", Family.SDXL: "sdxl_base_v1-0"}
 _ARCHITECTURE = {
     Family.SD1: "stable-diffusion-v1",
     Family.SD2: "stable-diffusion-v2-512",
@@ -44,7 +43,7 @@ def run_metadata(
         "ss_network_module": "networks.lora",
         "ss_network_args": _network_args(config),
         "ss_v2": model.family is Family.SD2,
-        "ss_base_model_version": _BASE_VERSION[model.family] + ("_v" if _is_sd2_v(model) else ""),
+        "ss_base_model_version": BASE_VERSIONS[model.family] + ("_v" if _is_sd2_v(model) else ""),
         "ss_unet_lr": rates.get("unet"),
         "ss_text_encoder_lr": rates.get("text_encoder"),
         "ss_cache_latents": config.cache_latents,

@@ -13,7 +13,7 @@ from lib_lora.base.protocols import PictureRequest
 from lib_lora.base.signals import Control
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.offload import whole
-from lib_lora.models.sampling import generate
+from lib_lora.models.sampling import generate_picture
 from lib_lora.text.extra_networks import has_tags
 
 # What a line that says nothing else asks for.
@@ -75,21 +75,7 @@ class OwnPreviewer:
 
     def generate(self, request: PictureRequest, network: Network) -> Image.Image | None:
         with whole(self.model):
-            pixels = generate(
-                self.model,
-                request.prompt,
-                request.negative,
-                seed=request.seed,
-                steps=request.steps,
-                sampler=request.sampler,
-                cfg_scale=request.cfg_scale,
-                width=request.width,
-                height=request.height,
-                clip_skip=request.clip_skip,
-                randn_source=self.model.randn_source,
-                control=self.control,
-            )
-        return None if pixels is None else Image.fromarray(pixels)
+            return generate_picture(self.model, request, control=self.control)
 
 
 def contact_sheet(rows: list[list[Image.Image]], gap_px: int = 4) -> Image.Image:

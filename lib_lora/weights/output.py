@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from lib_lora.adapters.save import SAVE_PRECISIONS, tensor_data
-from lib_lora.arch.family import Family
+from lib_lora.arch.family import BASE_VERSIONS, Family
 from lib_lora.base.errors import StudioError
 from lib_lora.files.lora_file import LoraFile
 
-# By these the WebUI and model sites know a LoRA's family.
-BASE_VERSIONS = {Family.SD1: "sd_v1", Family.SD2: "sd_v2", Family.SDXL: "sdxl_base_v1-0"}
 # An exponent that keeps sums of any length far from a half-precision float's limits.
 _TARGET_EXPONENT = -2
 

@@ -60,20 +60,13 @@ def studio(make_studio):
 
 
 @pytest.fixture
-def values(tiny_checkpoint, tmp_path, pictures):
+def values(train_options, tiny_checkpoint, tmp_path, pictures):
     """A form of three steps."""
+    own = {name: value for name, value in train_options.items() if name != "output_dir"}
     return {
+        **own,
         "pretrained_model_name_or_path": str(tmp_path / "models" / "Stable-diffusion" / tiny_checkpoint.name),
         "train_data_dir": str(pictures),
-        "output_name": "zorb",
-        "network_dim": 2,
-        "network_alpha": 2,
-        "resolution": "64",
-        "min_bucket_reso": 64,
-        "max_train_steps": 3,
-        "learning_rate": 1e-2,
-        "save_precision": "float",
-        "device": "cpu",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -15,7 +16,7 @@ from lib_lora.base.protocols import PictureRequest
 from lib_lora.base.signals import Control
 from lib_lora.files.atomic import safe_name
 from lib_lora.models.model import DiffusionModel
-from lib_lora.models.sampling import generate
+from lib_lora.models.sampling import generate_picture
 from lib_lora.text.extra_networks import parse_lora_tags
 
 
@@ -42,21 +43,7 @@ class StandaloneGenerator:
         """The request's picture, or None when ``control`` asked to stop. Its LoRAs act in this picture alone."""
         prompt, _ = parse_lora_tags(request.prompt)
         with self.active(request.prompt):
-            pixels = generate(
-                self.model,
-                prompt,
-                request.negative,
-                seed=request.seed,
-                steps=request.steps,
-                sampler=request.sampler,
-                cfg_scale=request.cfg_scale,
-                width=request.width,
-                height=request.height,
-                clip_skip=request.clip_skip,
-                control=control,
-                on_step=on_step,
-            )
-        return None if pixels is None else Image.fromarray(pixels)
+            return generate_picture(self.model, replace(request, prompt=prompt), control=control, on_step=on_step)
 
     @contextlib.contextmanager
     def active(self, prompt: str) -> Iterator[None]:
