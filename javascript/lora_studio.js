@@ -27,10 +27,30 @@
     seen.observe(mount);
   }
 
+  // "Send to dataset" under the WebUI's results.
+  function addButtons() {
+    for (const tab of ["txt2img", "img2img"]) {
+      const row = document.getElementById(`image_buttons_${tab}`);
+      const bar = row?.querySelector(".form") ?? row;
+      if (!bar || bar.querySelector(".lora-studio-send")) continue;
+      const like = bar.querySelector("button");
+      const send = document.createElement("button");
+      send.type = "button";
+      send.className = `${like ? like.className : ""} lora-studio-send`;
+      send.textContent = "🗂️";
+      send.title = "Send to a dataset of LoRA Studio, with the prompt as caption.";
+      send.setAttribute("aria-label", "Send to dataset");
+      send.onclick = () => import(address("send.js")).then((module) => module.sendResults(tab));
+      bar.append(send);
+    }
+  }
+
   function find() {
     const mount = document.getElementById("lora-studio");
-    if (mount) watch(mount);
-    return Boolean(mount);
+    if (!mount) return false;
+    watch(mount);
+    addButtons();
+    return true;
   }
 
   function start() {

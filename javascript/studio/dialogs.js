@@ -1,15 +1,26 @@
 // Questions and short messages over the page.
 
 import { button, h, icon, newId } from "./dom.js";
+import { overlay } from "./over.js";
 
-let root = document.body;
-let messages = null;
+let page = null;
 
 /** Dialogs and messages live inside the page's own element, so that its style applies. */
 export function placeDialogs(mount) {
-  root = mount;
-  messages = h("div", { class: "ls-messages", role: "status", "aria-live": "polite" });
-  mount.append(messages);
+  page = mount;
+}
+
+/** The page; over the WebUI's other tabs, where the page is not seen, a place there. */
+const root = () => (page?.offsetParent ? page : overlay());
+
+function messages() {
+  const place = root();
+  let list = place.querySelector(":scope > .ls-messages");
+  if (!list) {
+    list = h("div", { class: "ls-messages", role: "status", "aria-live": "polite" });
+    place.append(list);
+  }
+  return list;
 }
 
 /**
@@ -56,7 +67,7 @@ export function ask(title, content, answers, look = {}) {
     });
     dialog.addEventListener("click", (event) => event.target === dialog && close(null));
     dialog.addEventListener("keydown", (event) => event.stopPropagation()); // the WebUI takes Escape for itself
-    root.append(dialog);
+    root().append(dialog);
     dialog.showModal();
   });
 }
@@ -96,6 +107,6 @@ export function tell(message, kind = "info") {
       icon("close"),
     ),
   );
-  messages.append(note);
+  messages().append(note);
   if (kind !== "error") setTimeout(() => note.remove(), 6000);
 }

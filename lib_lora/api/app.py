@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lib_lora.api import forms, jobs, loras, pictures
+from lib_lora.api import forms, jobs, loras, pictures, receive
 from lib_lora.api.call import Call, error_response, json_response, not_found
 from lib_lora.api.guard import Guard
 from lib_lora.api.studio import Studio
@@ -48,6 +48,7 @@ _PAGE_ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "jobs/{id}/pictures/{name}", pictures.preview),
     ("POST", "jobs/{id}/{action}", jobs.act),
     ("POST", "queue", jobs.when_done),
+    ("POST", "pictures", receive.receive),
     ("GET", "loras", loras.all_loras),
     ("GET", "loras/{name:path}/card", loras.card),
     ("POST", "loras/{name:path}/card", loras.write_card),

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from lib_lora.api.guard import Refusal
 from lib_lora.base.errors import StudioError
 
-MAX_BODY_BYTES = 4 * 2**20
+MAX_BODY_BYTES = 64 * 2**20  # of a large picture as base64
 _KINDS = {dict: "an object", str: "a text", int: "a whole number"}
 
 

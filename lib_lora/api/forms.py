@@ -98,7 +98,7 @@ def folder(studio: Studio, call: Call) -> Any:
     text, host = call.query.get("path", ""), studio.host
     if not text:
         return {"path": None, "parent": None, "folders": [_folder_view(each) for each in _beginnings(host)]}
-    path = _allowed_folder(text, host)
+    path = allowed_folder(text, host, field="path")
     try:
         inner = sorted((each for each in path.iterdir() if _is_shown(each)), key=lambda each: each.name.lower())
     except OSError as error:
@@ -121,14 +121,14 @@ def _drives() -> list[Path]:
     return [drive for letter in string.ascii_uppercase if (drive := Path(f"{letter}:\\")).exists()]
 
 
-def _allowed_folder(text: str, host: Host) -> Path:
-    """Raises StudioError where there is no such folder, or none that the host allows."""
+def allowed_folder(text: str, host: Host, *, field: str) -> Path:
+    """The folder, with links followed. Raises StudioError where there is none, or none that the host allows."""
     if host.exposed():
-        path = check_inside(text, host.folders().datasets, field="path")
+        path = check_inside(text, host.folders().datasets, field=field)
     else:
-        path = check_inside(text, [Path(Path(os.path.abspath(text)).anchor)], field="path")
+        path = check_inside(text, [Path(Path(os.path.abspath(text)).anchor)], field=field)
     if not os.path.isdir(path):  # Path.is_dir raises where the name is too long
-        raise StudioError("no such folder", field="path", came=text)
+        raise StudioError("no such folder", field=field, came=text)
     return path
 
 

@@ -55,6 +55,11 @@ def has_tags(prompt: str) -> bool:
     return _TAG.search(prompt) is not None
 
 
+def without_tags(prompt: str) -> str:
+    """The prompt without its tags of any kind."""
+    return _TAG.sub("", prompt)
+
+
 def _lora_tag(written: str, items: list[str]) -> LoraTag:
     named = dict(item.split("=") for item in items if item.count("=") == 1)
     positional = [item for item in items if item.count("=") != 1]

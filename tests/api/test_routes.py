@@ -10,6 +10,8 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
+from lib_lora.api.call import MAX_BODY_BYTES
+
 ROUTES = "/lora-studio/"
 
 
@@ -67,7 +69,7 @@ def test_a_plan_is_made_and_mistakes_name_their_field(client, values):
         (b'{"values": 1}', 422),
         (b"", 422),
         (b"{}", 422),
-        (b" " * (4 * 2**20 + 1), 413),
+        (b" " * (MAX_BODY_BYTES + 1), 413),
     ],
 )
 def test_bodies_that_are_not_what_was_asked_for(client, body, status):
