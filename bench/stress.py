@@ -7,6 +7,10 @@ half-written file may look whole. Needs a system with fork.
 
 ``python bench/stress.py --queue`` does so with the process that holds a queue of two jobs, on a model lent by a host:
 at each start after a kill the queue is opened again and what was interrupted is resumed.
+
+``python bench/stress.py --dataset`` kills batch edits, undo, redo, moves and deletions of a dataset of captions: after
+each kill every caption must be as it was before or after the change that was cut off, never empty or cut, and in the
+end undo must bring back every file of the beginning.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -383,18 +388,170 @@ class QueueStress(Stress):
             queue.close()
 
 
+# Captions
+
+
+_WORDS = ("red", "blue", "hat", "zorb", "猫", "long hair")
+
+
+def write_captions(folder: Path, count: int) -> None:
+    """Pictures with captions of every kind: line ends, byte order marks, several lines, none at all."""
+    from PIL import Image
+
+    draw = random.Random(1)
+    (folder / "sub").mkdir(parents=True)
+    for number in range(count):
+        path = folder / ("sub" if number % 3 else "") / f"{number}.png"
+        Image.new("RGB", (8, 8)).save(path)
+        text = ", ".join(draw.sample(_WORDS, 3)) + ("", "\r\n", "\n", "\nsecond\n")[number % 4]
+        if number % 7:
+            path.with_suffix(".txt").write_bytes(text.encode("utf-8-sig" if number % 5 == 0 else "utf-8"))
+
+
+def edit_captions(folder: Path, seed: int, disturbance: Disturbance, counted: Any) -> None:
+    """Change after change, until it is killed; ``counted`` gets the number of file operations."""
+    from lib_lora.dataset.collection import Collection
+
+    collection, draw = Collection.open(folder), random.Random(seed)
+    watch = _FileWatch(str(folder), disturbance)
+    sys.addaudithook(watch)
+    for step in range(DatasetStress.steps):
+        _change(collection, draw, f"{seed}-{step}")
+    counted.value = watch.count
+
+
+def _change(collection: Any, draw: random.Random, tag: str) -> None:
+    """One change of some of the pictures."""
+    from lib_lora.dataset.edits import make_edit
+
+    ids = draw.sample(collection.ids, draw.randint(1, len(collection.ids)))
+    what = draw.choice(("add", "remove", "undo", "redo", "move", "trash", "tag"))
+    if what == "add":
+        collection.apply(make_edit("add", {"tags": tag, "at": "front"}), ids)
+    elif what == "remove":
+        collection.apply(make_edit("remove", {"tags": "red, blue, hat"}), ids, remove_empty=True)
+    elif what == "redo":
+        collection.redo()
+    elif what == "move":
+        collection.move(ids[:3], draw.choice(("sub", "other", ".")))
+    elif what == "trash" and len(collection.ids) > 10:
+        collection.trash(ids[:2])
+    elif what == "tag":
+        for number in ids[:5]:
+            collection.set_captions({number: f"tagged {tag}"}, group=tag)
+    else:
+        collection.undo()
+
+
+class DatasetStress(Stress):
+    """The same with a dataset."""
+
+    steps = 12
+    pictures = 60
+
+    def __post_init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["lib_lora.dataset.collection", "lib_lora.dataset.edits", "PIL.Image"])
+        write_captions(self.folder / "beginning", self.pictures)
+        shutil.copytree(self.folder / "beginning", self.folder / "unbroken")
+        code, self.file_operations = self._process(edit_captions, self.folder / "unbroken", 0, Disturbance())
+        if code:
+            raise RuntimeError("the undisturbed edits have failed")
+
+    def trial(self, seed: int) -> Outcome:
+        """Kill edits again and again, look at every file after each kill, and undo everything in the end."""
+        draw, folder, started = random.Random(seed), self.folder / f"trial{seed}", time.perf_counter()
+        shutil.copytree(self.folder / "beginning", folder)
+        done, cut_off, problems = [], [], []
+        for number in range(draw.randint(1, 3)):
+            operation = draw.randint(1, self.file_operations)
+            disturbance = Disturbance("file", operation, draw.choice((0.0, draw.uniform(0, _LONGEST_DELAY_S["file"]))))
+            code, _ = self._process(edit_captions, folder, 10 * seed + number, disturbance)
+            done.append(f"{disturbance}{'' if code else ', to the end'}")
+            if code not in (0, -signal.SIGKILL):
+                problems.append(f"exit code {code}")
+            problems += self._whole(folder)
+            problems += self._old_or_new(folder, cut_off)
+        problems += self._undone(folder)
+        if not problems:
+            shutil.rmtree(folder)
+        return Outcome(done, cut_off, problems, time.perf_counter() - started)
+
+    def _whole(self, folder: Path) -> Iterator[str]:
+        """Files that are empty or cut, as they lie there, before anybody mends them."""
+        for path in _own_files(folder):
+            data = path.read_bytes()
+            if path.suffix == ".txt":
+                text = data.decode("utf-8-sig")
+                parts = text.splitlines()[0].split(", ") if text.strip() else []
+                if not parts or not all(_is_whole(part) for part in parts):
+                    yield f"{path.name} is {data!r}"
+            elif path.suffix == ".png" and not data.endswith(b"IEND\xaeB`\x82"):
+                yield f"{path.name} is cut"
+
+    def _old_or_new(self, folder: Path, cut_off: list[int]) -> Iterator[str]:
+        """Captions that are neither as before the change that was cut off nor as after it; ``cut_off`` gets how many
+        files the change concerns."""
+        from lib_lora.dataset.journal import Journal, TextChange
+
+        journal = Journal(folder)
+        journal.read()
+        if not journal.is_cut_off:
+            return
+        changes = journal.cut_off()
+        cut_off += [len(changes)] * bool(changes)
+        for change in changes:
+            if isinstance(change, TextChange):
+                path = folder / change.name
+                if (path.read_bytes() if path.exists() else None) not in (change.old, change.new):
+                    yield f"{change.name} is neither old nor new"
+
+    def _undone(self, folder: Path) -> Iterator[str]:
+        """What is other than in the beginning after everything was undone."""
+        from lib_lora.dataset.collection import Collection
+
+        collection = Collection.open(folder)
+        conflicts = []
+        while applied := collection.undo():
+            conflicts += applied.conflicts
+        collection.close()
+        if conflicts:
+            yield f"undo leaves {conflicts}"
+        files, first = _contents(folder), _contents(self.folder / "beginning")
+        yield from (f"{name} is other than first" for name in {*files, *first} if files.get(name) != first.get(name))
+        if list(folder.rglob("*.tmp")):
+            yield "temporary files are left"
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The dataset's files, without the journal's and what is written at the moment."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".lora_studio" not in path.parts)
+    return [path for path in files if path.suffix != ".tmp"]
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in _own_files(folder)}
+
+
+def _is_whole(tag: str) -> bool:
+    return tag in _WORDS or re.fullmatch(r"(tagged )?\d+-\d+", tag) is not None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--trials", type=int, help="default: 50, of a dataset 200")
     parser.add_argument("--queue", action="store_true", help="kill the process that holds a queue")
+    parser.add_argument("--dataset", action="store_true", help="kill edits of captions")
     parser.add_argument("--seed", type=int, default=0, help="number of the first trial")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="stress-"))
-    stress = QueueStress(folder) if arguments.queue else Stress(folder)
+    stress = (DatasetStress if arguments.dataset else QueueStress if arguments.queue else Stress)(folder)
+    trials = arguments.trials or (200 if arguments.dataset else 50)
     print(f"{stress.steps} steps, {stress.file_operations} file operations in a run that nobody disturbs")
-    print(f"{'trial':>5}  {'s':>5}  {'resumed from':<14}  {'result':<8}  disturbed")
+    column = "files cut off" if arguments.dataset else "resumed from"
+    print(f"{'trial':>5}  {'s':>5}  {column:<14}  {'result':<8}  disturbed")
     outcomes = []
-    for seed in range(arguments.seed, arguments.seed + arguments.trials):
+    for seed in range(arguments.seed, arguments.seed + trials):
         outcome = stress.trial(seed)
         outcomes.append(outcome)
         steps = ", ".join(map(str, outcome.resumed_from))
@@ -404,7 +561,7 @@ def main() -> int:
             flush=True,
         )
     bad = sum(bool(outcome.problems) for outcome in outcomes)
-    kills = sum(len(outcome.resumed_from) for outcome in outcomes)
+    kills = sum("to the end" not in text for outcome in outcomes for text in outcome.disturbances)
     print(f"{len(outcomes) - bad} of {len(outcomes)} trials equal, bit for bit, after {kills} kills")
     if bad:
         print(f"what they left: {folder}")

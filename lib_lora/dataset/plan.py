@@ -63,6 +63,17 @@ class PlannedImage:
         """The factor by which the picture is scaled up; 1 or less where it is not."""
         return max(self.bucket.resized[0] / self.record.width_px, self.bucket.resized[1] / self.record.height_px)
 
+    @property
+    def is_enlarged(self) -> bool:
+        """Both sides grow: where one side does by rounding only, nothing is lost."""
+        return self.bucket.resized[0] > self.record.width_px and self.bucket.resized[1] > self.record.height_px
+
+    @property
+    def cropped_away(self) -> float:
+        """The share of the resized picture that lies outside of the bucket, 0 to 1."""
+        (width, height), (full_width, full_height) = self.bucket.resolution, self.bucket.resized
+        return 1 - width * height / (full_width * full_height)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -412,7 +423,7 @@ def _notes(
     if small:
         names = ", ".join(_size_text(resolution) for resolution in small)
         notes.append(f"warning: fewer samples than the batch size {batch_size} in the buckets {names}: smaller batches")
-    enlarged = [image for image in images if image.enlarged_by > 1 and _is_upscaled(image)]
+    enlarged = [image for image in images if image.is_enlarged]
     if enlarged:
         worst = max(enlarged, key=lambda image: image.enlarged_by)
         notes.append(
@@ -423,11 +434,6 @@ def _notes(
     if reg is not None:
         notes += _regularisation_notes(reg, images) + _pair_notes(train, reg)
     return notes
-
-
-def _is_upscaled(image: PlannedImage) -> bool:
-    """Both sides grow: where one side does by rounding only, nothing is lost."""
-    return image.bucket.resized[0] > image.record.width_px and image.bucket.resized[1] > image.record.height_px
 
 
 def _regularisation_notes(reg: Scan, images: Sequence[PlannedImage]) -> list[str]:

@@ -5,20 +5,24 @@ The layout is sd-scripts': folders called ``<repeats>_<name>``, at any depth, or
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_lora.base.errors import StudioError
+from lib_lora.dataset.pairs import CaptionPairs
 from lib_lora.files.captions import read_caption
 from lib_lora.files.image_header import PICTURE_EXTENSIONS, ImageHeader, read_header
 
 CAPTION_EXTENSIONS = (".txt", ".caption")
 REG_FOLDER_NAMES = frozenset({"reg", "regularization", "regularisation", "reg_data"})
+HOME = ".lora_studio"  # the folder in a dataset that holds the editor's journal, trash and caches
+MASK_FOLDER = "masks"  # beside the pictures: <stem>.png, grey, of the upright picture's size, white = the loss counts
 MAX_REPEATS = 10_000
 OTHER_PICTURE_EXTENSIONS = frozenset(
     {
@@ -47,6 +51,7 @@ OTHER_PICTURE_EXTENSIONS = frozenset(
 )
 
 _REPEATS_NAME = re.compile(r"([0-9]+)_(.*)", re.DOTALL)
+_ORPHANS = "caption files without a picture"
 _MAX_FAULTS_SHOWN = 10
 _MAX_NAMES_SHOWN = 5
 
@@ -77,10 +82,16 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or folder that training will not use, and why. No error: a person may want it so."""
+    """A file or folder that training will not use, and why. No error: a person may want it so.
+
+    Attributes:
+        kind: "hidden", "format" (a picture, but of none that is read), "folder" (its folder's name has no usable
+            repeat count), "regularisation", "twice" (read already by another way) or "other use".
+    """
 
     path: Path
     reason: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,7 @@ class Scan:
         faults: damaged pictures and captions; ``raise_for_faults`` refuses to go on with them.
         notes: what a person should know, one sentence each.
         reg_folders: folders of regularisation pictures found inside, to be offered as ``reg_data_dir``.
+        orphans: caption files that no picture belongs to.
     """
 
     folder: Path
@@ -112,6 +124,11 @@ class Scan:
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
     reg_folders: tuple[Path, ...] = ()
+    orphans: tuple[Path, ...] = ()
+
+    def without_faults(self) -> Scan:
+        """What is sound of it."""
+        return dataclasses.replace(self, faults=())
 
     def raise_for_faults(self) -> None:
         """Raises one StudioError that counts the faults and names the first of them; nothing where there is none."""
@@ -172,6 +189,7 @@ def scan(
         tuple(finds.faults),
         tuple(finds.all_notes()),
         tuple(finds.reg_folders),
+        tuple(finds.notes.get(_ORPHANS, ())),
     )
 
 
@@ -215,8 +233,8 @@ class _Finds:
     reg_folders: list[Path] = field(default_factory=list)
     notes: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
-    def leave_out(self, folder: str, name: str, reason: str) -> None:
-        self.left_out.append(LeftOut(Path(folder, name), reason))
+    def leave_out(self, folder: str, name: str, kind: str, reason: str) -> None:
+        self.left_out.append(LeftOut(Path(folder, name), reason, kind))
 
     def all_notes(self) -> list[str]:
         return [f"{names_of(paths)}: {text}" for text, paths in self.notes.items()]
@@ -235,7 +253,7 @@ class _Tree:
     def _walk(self, path: str, name: str) -> None:
         real = os.path.realpath(path)
         if real in self._seen:
-            self._finds.leave_out(path, "", "a link to a folder that is read already")
+            self._finds.leave_out(path, "", "twice", "a link to a folder that is read already")
             return
         self._seen.add(real)
         try:
@@ -259,22 +277,25 @@ class _Tree:
                 listing.folders.append(entry)
             elif entry.startswith("."):
                 if extension in PICTURE_EXTENSIONS:
-                    self._finds.leave_out(path, entry, "hidden file")
+                    self._finds.leave_out(path, entry, "hidden", "hidden file")
             elif extension in PICTURE_EXTENSIONS:
                 listing.pictures.append(entry)
             elif extension in CAPTION_EXTENSIONS:
                 listing.captions.append(entry)
             elif extension in OTHER_PICTURE_EXTENSIONS:
-                self._finds.leave_out(path, entry, f"{extension} is not read; save as png, jpg, webp or bmp")
+                self._finds.leave_out(path, entry, "format", f"{extension} is not read; save as png, jpg, webp or bmp")
         return listing
 
     def _leave_out_folder(self, path: str, name: str) -> bool:
-        """Whether this folder and all below it are left out; if so, it is said."""
+        """Whether this folder and all below it are left out; if so, it is said, but for masks and what is ours."""
         if name.startswith("."):
-            self._finds.leave_out(path, "", "hidden folder")
+            if name != HOME:
+                self._finds.leave_out(path, "", "hidden", "hidden folder")
+            return True
+        if name == MASK_FOLDER:
             return True
         if os.path.realpath(path) in self._excluded:
-            self._finds.leave_out(path, "", "used for something else by another option")
+            self._finds.leave_out(path, "", "other use", "used for something else by another option")
             return True
         if name.lower() in REG_FOLDER_NAMES and not self._finds.regularisation:
             pictures = _count_pictures(path)
@@ -283,6 +304,7 @@ class _Tree:
                 self._finds.leave_out(
                     path,
                     "",
+                    "regularisation",
                     f"{pictures} regularisation pictures, never training data; to use them give it as reg_data_dir",
                 )
             return True
@@ -311,7 +333,7 @@ def _choose_folders(
 ) -> list[tuple[_Listing, int, str]]:
     """The folders whose pictures are used, each with its repeats and concept; the others' pictures are left out."""
     with_pictures = [listing for listing in listings if listing.pictures]
-    repeats_of = {listing.path: _repeats_and_name(listing.name) for listing in with_pictures}
+    repeats_of = {listing.path: repeats_and_name(listing.name) for listing in with_pictures}
     flat = not any(isinstance(repeats, tuple) for repeats in repeats_of.values())
     used = []
     for listing in with_pictures:
@@ -326,11 +348,11 @@ def _choose_folders(
             beside = f"beside <repeats>_<name> folders, not in one of them ({listing.path})"
             reason = beside if listing.is_root else repeats
             for name in listing.pictures:
-                finds.leave_out(listing.path, name, reason)
+                finds.leave_out(listing.path, name, "folder", reason)
     return used
 
 
-def _repeats_and_name(folder_name: str) -> tuple[int, str] | str:
+def repeats_and_name(folder_name: str) -> tuple[int, str] | str:
     """(repeats, name) from ``<repeats>_<name>``, or what is wrong with the folder's name."""
     match = _REPEATS_NAME.fullmatch(folder_name)
     if not match:
@@ -364,9 +386,20 @@ def _read_folder(listing: _Listing, repeats: int, concept: str, finds: _Finds) -
             continue
         if header.animated:
             finds.notes["animated; the first frame is used"].append(path)
-        yield ImageRecord(path, caption, header.width_px, header.height_px, repeats, finds.regularisation, concept)
+        size = (header.width_px, header.height_px)
+        yield ImageRecord(path, caption, *size, repeats, finds.regularisation, concept, _mask_of(path, listing))
     for name in captions.orphans():
-        finds.notes["caption files without a picture"].append(Path(listing.path, name))
+        finds.notes[_ORPHANS].append(Path(listing.path, name))
+
+
+def _mask_of(path: Path, listing: _Listing) -> Path | None:
+    mask = mask_path(path)
+    return mask if MASK_FOLDER in listing.folders and mask.is_file() else None
+
+
+def mask_path(picture: Path) -> Path:
+    """Where the picture's mask is, if it has one."""
+    return picture.parent / MASK_FOLDER / f"{picture.stem}.png"
 
 
 def _read_header(path: Path, finds: _Finds) -> ImageHeader | None:
@@ -396,48 +429,25 @@ def _caption_of(path: Path, caption_file: Path | None, concept: str, finds: _Fin
 
 
 class _CaptionFinder:
-    """Which caption file belongs to which picture of a folder.
-
-    Extensions count in any case. A stem in another case counts where no picture claims that file exactly: such
-    a pair is one name on Windows and macOS, and what is trained must not depend on the system.
-    """
+    """The caption file of each picture of a folder; what a person should know of them is noted."""
 
     def __init__(self, listing: _Listing, finds: _Finds) -> None:
         self._listing = listing
         self._finds = finds
-        stems = [os.path.splitext(name)[0] for name in listing.pictures]
-        self._claimed = set(stems)
-        self._shared = {stem for stem, count in Counter(stems).items() if count > 1}
-        self._exact: dict[str, list[str]] = defaultdict(list)
-        self._loose: dict[str, list[str]] = defaultdict(list)
-        for name in listing.captions:
-            stem = os.path.splitext(name)[0]
-            self._exact[stem].append(name)
-            if stem not in self._claimed:
-                self._loose[stem.casefold()].append(name)
+        self._pairs = CaptionPairs(listing.pictures, listing.captions, finds.caption_extension)
+        self.orphans = self._pairs.orphans
 
     def of(self, picture: str) -> Path | None:
-        stem = os.path.splitext(picture)[0]
-        files = self._exact.get(stem) or self._loose.get(stem.casefold()) or []
+        files = self._pairs.of(picture)
         if not files:
             return None
-        preferred = [name for name in files if name.lower().endswith(self._finds.caption_extension)]
-        chosen = Path(self._listing.path, (preferred or files)[0])
+        chosen = Path(self._listing.path, files[0])
         if len(files) > 1:
             text = f"several caption files; {chosen.suffix} is used"
             self._finds.notes[text].append(Path(self._listing.path, picture))
-        if stem in self._shared:
+        if self._pairs.is_shared(picture):
             self._finds.notes["pictures of one name share one caption file"].append(Path(self._listing.path, picture))
         return chosen
-
-    def orphans(self) -> list[str]:
-        taken = self._claimed | {
-            os.path.splitext(name)[0]
-            for picture in self._claimed
-            if picture not in self._exact
-            for name in self._loose.get(picture.casefold(), [])
-        }
-        return [name for name in self._listing.captions if os.path.splitext(name)[0] not in taken]
 
 
 def names_of(paths: Sequence[Path]) -> str:

@@ -7,9 +7,11 @@ import errno
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +32,8 @@ if hasattr(errno, "EDQUOT"):
 
 _REPLACE_TRIES = 10
 _REPLACE_WAIT_SECONDS = 0.1
+_LOCK_WAIT_SECONDS = 0.01
+_HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # Windows says one of the last two
 
 
 @contextlib.contextmanager
@@ -63,7 +67,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -81,13 +85,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         os.mkdir(temporary)
     try:
         yield temporary
-        _sync_folder(temporary)
+        sync_folder(temporary)
         with _write_errors(path, target, temporary):
             _replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def delete_folder(path: Path) -> None:
@@ -101,7 +105,11 @@ _LEFTOVER = re.compile(r"\.(.{1,32})\.[0-9a-f]{12}\.tmp", re.DOTALL)
 
 
 def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name[:32]}.{uuid.uuid4().hex[:12]}.tmp")
+    return target.with_name(_temporary_name(target.name, uuid.uuid4().int))
+
+
+def _temporary_name(name: str, token: int) -> str:
+    return f".{name[:32]}.{token % 16**12:012x}.tmp"
 
 
 def remove_leftovers(folder: Path, names: str) -> list[Path]:
@@ -136,8 +144,89 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+_SYNC_THREADS = 16  # a disk serves many that wait for it together in little more time than one
+
+
+def replace_files(contents: Mapping[str, bytes], may_replace: Callable[[str], bool]) -> list[str]:
+    """Write many files, each as ``atomic_write`` would. All of the bytes are on the disk before the first file takes
+    its name, so that a full disk changes none of them.
+
+    Args:
+        contents: by path.
+        may_replace: asked right before a file takes its name.
+
+    Returns:
+        The files that were not replaced, because ``may_replace`` said so.
+
+    Raises:
+        StudioError: as ``atomic_write``. Then no temporary file is left, and renames have been made only where the
+            system refused one of them. After a crash ``remove_leftovers`` finds what was not used.
+    """
+    targets = {path: os.path.realpath(path) if os.path.islink(path) else path for path in contents}
+    temporaries: dict[str, str] = {}
+    left = []
+    try:
+        token = uuid.uuid4().int
+        for number, (path, data) in enumerate(contents.items()):
+            folder, name = os.path.split(targets[path])
+            temporaries[path] = os.path.join(folder, _temporary_name(name, token + number))
+            with _write_errors(path, targets[path], temporaries[path]):
+                _write_temporary(targets[path], temporaries[path], data)
+        with _write_errors("", *temporaries.values()):
+            _sync_files(list(temporaries.values()))
+        for path in contents:
+            if may_replace(path):
+                with _write_errors(path, targets[path], temporaries[path]):
+                    _replace(temporaries[path], targets[path])
+                del temporaries[path]
+            else:
+                left.append(path)
+    finally:
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    for folder in {os.path.dirname(target) for target in targets.values()}:
+        sync_folder(folder)
+    return left
+
+
+def _write_temporary(target: str, temporary: str, data: bytes) -> None:
+    """``data`` under the temporary name, with the permissions that the file ``target`` has."""
+    mode = None
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(target).st_mode
+        if stat.S_ISDIR(mode) or not os.access(target, os.W_OK):
+            _refuse_unwritable(Path(target))
+    with open(temporary, "xb", buffering=0) as file:
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
+        if mode is not None and stat.S_IMODE(mode) != stat.S_IMODE(os.fstat(file.fileno()).st_mode):
+            os.chmod(temporary, stat.S_IMODE(mode))
+
+
+def _sync_files(paths: list[str]) -> None:
+    """Wait until the files' bytes are on the disk."""
+    shares = [share for share in (paths[start::_SYNC_THREADS] for start in range(_SYNC_THREADS)) if share]
+    if len(shares) < 2:
+        _sync_share(paths)
+        return
+    with ThreadPoolExecutor(len(shares)) as pool:
+        for _ in pool.map(_sync_share, shares):
+            """A failure is raised here."""
+
+
+def _sync_share(paths: list[str]) -> None:
+    for path in paths:
+        _sync_file(path)
+
+
+def _sync_file(path: str) -> None:
+    with open(path, "rb+", buffering=0) as file:
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
-def _write_errors(path: str | Path, *own: Path) -> Iterator[None]:
+def _write_errors(path: str | Path, *own: str | Path) -> Iterator[None]:
     """Turns the operating system's errors about our own file into a StudioError.
 
     An error that names another file comes from the caller's block and is the caller's to explain.
@@ -160,7 +249,7 @@ def _refuse_unwritable(target: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
 
 
-def _replace(temporary: Path, target: Path) -> None:
+def _replace(temporary: str | Path, target: str | Path) -> None:
     """Rename over ``target``. On Windows a virus scanner or viewer may hold the old file for a moment."""
     for attempt in range(_REPLACE_TRIES):
         try:
@@ -176,7 +265,7 @@ def _on_windows() -> bool:
     return os.name == "nt"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: str | Path) -> None:
     """Make the rename itself survive a power cut, where the system can (Windows and some network disks cannot)."""
     if _on_windows():
         return
@@ -188,21 +277,30 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def lock_file(path: Path) -> BinaryIO:
+def lock_file(path: Path, *, wait_s: float = 0) -> BinaryIO:
     """Hold ``path``, which is made, until the file that is returned is closed or this process ends, however it ends.
 
+    Args:
+        wait_s: how long to wait for somebody who holds it.
+
     Raises:
-        StudioError: somebody holds it already, or it cannot be written.
+        StudioError: somebody holds it still, it cannot be written, or the disk knows no locks.
     """
     with _write_errors(path, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "ab")  # noqa: SIM115 - open for as long as it is held
-    try:
-        _lock(file)
-    except OSError as error:
-        file.close()
-        raise StudioError("is in use by another process", file=path) from error
-    return file
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            _lock(file)
+            return file
+        except OSError as error:
+            is_held = error.errno in _HELD
+            if not is_held or time.monotonic() >= until:
+                file.close()
+                problem = "is in use by another process" if is_held else f"cannot be locked: {error.strerror or error}"
+                raise StudioError(problem, file=path) from error
+            time.sleep(_LOCK_WAIT_SECONDS)
 
 
 def _lock(file: BinaryIO) -> None:

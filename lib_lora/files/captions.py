@@ -10,6 +10,11 @@ from pathlib import Path
 from lib_lora.base.errors import StudioError
 
 _ENCODINGS_READ = "UTF-8, or UTF-16 with a byte order mark"
+_ENCODING_OF_MARK = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,39 @@ def read_caption(path: str | Path) -> Caption:
     Raises:
         StudioError: the file cannot be read, is neither UTF-8 nor UTF-16, or holds nothing but white space.
     """
-    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", read_text(path))]
-    lines = [line for line in lines if line]
-    if not lines:
+    caption = parse_caption(read_text(path))
+    if not caption.text:
         raise StudioError(
             "the caption file is empty",
             file=path,
             allowed="a caption, or no caption file at all (then the folder's name is the caption)",
         )
-    return Caption(lines[0], len(lines) - 1)
+    return caption
+
+
+def parse_caption(text: str) -> Caption:
+    """The caption in a file's whole text; an empty one where there is nothing but white space."""
+    if "\n" not in text and "\r" not in text:
+        return Caption(text.strip())
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
+    lines = [line for line in lines if line]
+    return Caption(lines[0], len(lines) - 1) if lines else Caption("")
+
+
+_FIRST_LINE = re.compile(r"\S(?:[^\r\n]*\S)?")
+
+
+def replace_caption(data: bytes, caption: str, path: str | Path) -> bytes:
+    """A caption file's bytes with another caption: encoding, byte order mark, line ends and further lines stay.
+
+    Raises:
+        StudioError: ``data`` is neither UTF-8 nor UTF-16; ``path`` is for the error only.
+    """
+    text = decode_text(data, path)
+    first = _FIRST_LINE.search(text)
+    changed = text[: first.start()] + caption + text[first.end() :] if first else caption
+    mark = next((mark for mark in _ENCODING_OF_MARK if data.startswith(mark)), b"")
+    return mark + changed.encode(_ENCODING_OF_MARK.get(mark, "utf-8"))
 
 
 def read_text(path: str | Path) -> str:

@@ -19,13 +19,13 @@ WORTH_KEEPING_BYTES = 1 << 28
 _BLOCK_BYTES = 1 << 24
 
 
-def sha256_steps(path: Path | str, store: Path) -> Generator[tuple[int, int], None, str]:
+def sha256_steps(path: Path | str, store: Path | None = None) -> Generator[tuple[int, int], None, str]:
     """The sha256 of a whole file as hexadecimal digits, after (bytes done, their total) of each block.
 
     ``ss_new_sd_model_hash`` holds it; the WebUI shows its first 10 digits.
 
     Args:
-        store: JSON file of what is known; it is read and added to, and may be deleted at any time.
+        store: JSON file of what is known; it is read and added to, and may be deleted at any time. None: nothing is.
 
     Raises:
         StudioError: the file cannot be read.
@@ -33,7 +33,7 @@ def sha256_steps(path: Path | str, store: Path) -> Generator[tuple[int, int], No
     path = Path(path).resolve()
     try:
         before = path.stat()
-        known = _read(store) if before.st_size >= WORTH_KEEPING_BYTES else {}
+        known = _read(store) if store and before.st_size >= WORTH_KEEPING_BYTES else {}
         mark = _mark(before)
         if known.get(str(path), [None])[:-1] == mark:
             return known[str(path)][-1]
@@ -47,7 +47,7 @@ def sha256_steps(path: Path | str, store: Path) -> Generator[tuple[int, int], No
         raise StudioError(
             f"cannot be read: {error.strerror or error}", file=path, allowed="a file that can be read"
         ) from error
-    if before.st_size >= WORTH_KEEPING_BYTES:
+    if store and before.st_size >= WORTH_KEEPING_BYTES:
         _write(store, {**_read(store), str(path): [*mark, digest.hexdigest()]})
     return digest.hexdigest()
 
@@ -70,14 +70,14 @@ def _mark(now: os.stat_result) -> list[int]:
 class HashAhead:
     """``sha256_steps`` at work in a thread from now on, so that who wants the hash later need not wait for it."""
 
-    def __init__(self, path: Path | str, store: Path) -> None:
+    def __init__(self, path: Path | str, store: Path | None = None) -> None:
         self.path = Path(path)
         self._done: tuple[int, int] | None = None
         self._result: str | StudioError | None = None
         self._thread = threading.Thread(target=self._work, args=(store,), name="hash ahead", daemon=True)
         self._thread.start()
 
-    def _work(self, store: Path) -> None:
+    def _work(self, store: Path | None) -> None:
         steps = sha256_steps(self.path, store)
         try:
             while True:

@@ -46,13 +46,16 @@ def read_header(path: str | Path) -> ImageHeader:
             width, height = image.size
             if orientation(image) in _SIDEWAYS:
                 width, height = height, width
-            # An MPO's further pictures are a phone's previews and depth maps, no frames.
-            animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
-            return ImageHeader(width, height, image.mode, animated)
+            return ImageHeader(width, height, image.mode, is_animated(image))
     except StudioError:
         raise
     except Exception as fault:
         raise unreadable(path, fault) from fault
+
+
+def is_animated(image: Image.Image) -> bool:
+    """Whether it has several frames. An MPO's further pictures are a phone's previews and depth maps."""
+    return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
 
 
 def open_image(path: str | Path) -> Image.Image:

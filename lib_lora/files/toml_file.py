@@ -46,6 +46,11 @@ def parse_toml(text: str, *, file: Path | None = None) -> dict[str, Any]:
     return values
 
 
+def read_tables(path: Path) -> dict[str, Any]:
+    """A file of the program's own, with its tables as they are."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 def toml_text(values: Mapping[str, Any]) -> str:
     """Flat values (text, numbers, booleans, lists of them) as TOML: ``read_toml`` gives back the same."""
     return "".join(f"{name} = {_value(value)}\n" for name, value in values.items())

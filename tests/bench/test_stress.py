@@ -1,4 +1,4 @@
-"""What ``bench/stress.py`` does fifty times, five times."""
+"""What ``bench/stress.py`` does fifty times and more, five times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import multiprocessing
 
 import pytest
 
-from bench.stress import QueueStress, Stress
+from bench.stress import DatasetStress, QueueStress, Stress
 
 
 @pytest.mark.slow
@@ -25,3 +25,11 @@ def test_a_killed_queue_ends_as_the_undisturbed_one(tmp_path):
     outcomes = [stress.trial(seed) for seed in range(3)]
     assert [outcome.problems for outcome in outcomes] == [[]] * 3
     assert all(outcome.resumed_from for outcome in outcomes)
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_killed_edits_of_captions_lose_nothing(tmp_path):
+    stress = DatasetStress(tmp_path)
+    outcomes = [stress.trial(seed) for seed in range(5)]
+    assert [outcome.problems for outcome in outcomes] == [[]] * 5
+    assert any("to the end" not in text for outcome in outcomes for text in outcome.disturbances)

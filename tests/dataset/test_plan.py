@@ -377,7 +377,7 @@ def test_the_description_tells_all_that_matters():
         (3, (512, 512), 5),
         (1, (200, 300), 2),
         notes=["a.txt: the caption has several lines; the first is used"],
-        left_out=[LeftOut(Path("data/b.gif"), ".gif is not read"), LeftOut(Path("data/c.gif"), ".gif is not read")],
+        left_out=[LeftOut(Path(f"data/{name}.gif"), ".gif is not read", "format") for name in "bc"],
     )
     reg = a_scan((2, (512, 512), 1), regularisation=True)
     text = build_plan(scan, reg, resolution=(512, 512), batch_size=4, epochs=3).describe()

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from lib_lora.files.atomic import (
     delete_folder,
     lock_file,
     remove_leftovers,
+    replace_files,
     safe_name,
     write_bytes,
     write_text,
@@ -130,6 +132,60 @@ def test_a_link_stays_a_link(tmp_path):
     write_text(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "new"
+
+
+def many(folder: Path, count: int = 40) -> dict[str, bytes]:
+    return {str(folder / f"{number}.txt"): f"new {number}".encode() for number in range(count)}
+
+
+def test_many_files_are_written_with_the_permissions_and_links_that_they_have(tmp_path):
+    contents = many(tmp_path)
+    (tmp_path / "0.txt").write_bytes(b"old")
+    (tmp_path / "0.txt").chmod(0o600)
+    if os.name != "nt":
+        (tmp_path / "real.txt").write_bytes(b"old")
+        (tmp_path / "1.txt").symlink_to("real.txt")
+    assert replace_files(contents, lambda path: True) == []
+    assert {path: Path(path).read_bytes() for path in contents} == contents
+    if os.name != "nt":
+        assert stat.S_IMODE((tmp_path / "0.txt").stat().st_mode) == 0o600
+        assert (tmp_path / "1.txt").is_symlink()
+        assert (tmp_path / "real.txt").read_bytes() == b"new 1"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_none_of_many_files_is_changed_before_all_are_written(tmp_path, monkeypatch):
+    contents, synced = many(tmp_path), []
+    for path in contents:
+        Path(path).write_bytes(b"old")
+    real = atomic._sync_file
+    monkeypatch.setattr(atomic, "_sync_file", lambda path: (synced.append(path), real(path)))
+
+    def may_replace(path: str) -> bool:
+        assert len(synced) == len(contents)
+        return True
+
+    replace_files(contents, may_replace)
+    assert len(set(synced)) == len(contents)
+
+
+def test_a_file_that_may_not_be_replaced_stays_and_is_told(tmp_path):
+    contents = many(tmp_path, 3)
+    kept = str(tmp_path / "1.txt")
+    assert replace_files(contents, lambda path: path != kept) == [kept]
+    assert sorted(os.listdir(tmp_path)) == ["0.txt", "2.txt"]
+
+
+@pytest.mark.parametrize("raised", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_a_failure_among_many_files_changes_none(tmp_path, monkeypatch, raised):
+    contents = many(tmp_path, 3)
+    for path in contents:
+        Path(path).write_bytes(b"old")
+    monkeypatch.setattr(atomic, "_sync_files", lambda paths: (_ for _ in ()).throw(raised))
+    with pytest.raises((StudioError, KeyboardInterrupt)):
+        replace_files(contents, lambda path: True)
+    assert {Path(path).read_bytes() for path in contents} == {b"old"}
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_text_is_utf8_with_its_own_line_ends(tmp_path):
@@ -265,6 +321,14 @@ def test_a_locked_file_is_held_until_it_is_closed(tmp_path):
         lock_file(tmp_path / "new" / "lock")
     held.close()
     lock_file(tmp_path / "new" / "lock").close()
+
+
+def test_a_lock_is_waited_for(tmp_path):
+    held = lock_file(tmp_path / "lock")
+    threading.Timer(0.2, held.close).start()
+    lock_file(tmp_path / "lock", wait_s=10).close()
+    with lock_file(tmp_path / "lock"), pytest.raises(StudioError, match="in use"):
+        lock_file(tmp_path / "lock", wait_s=0.05)
 
 
 def test_a_lock_goes_with_the_process_that_was_killed(tmp_path):

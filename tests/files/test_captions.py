@@ -7,7 +7,7 @@ import codecs
 import pytest
 
 from lib_lora.base.errors import StudioError
-from lib_lora.files.captions import Caption, read_caption, read_text
+from lib_lora.files.captions import Caption, parse_caption, read_caption, read_text, replace_caption
 
 TEXT = "1girl, blå hår, 猫"
 
@@ -74,3 +74,30 @@ def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(StudioError) as fault:
         read_text(tmp_path / "none.txt")
     assert fault.value.file == str(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (b"", b"new"),
+        (b" \r\n", b"new"),
+        (b"old", b"new"),
+        (b"\r\n old, er \t\r\n\r\nsecond", b"\r\n new \t\r\n\r\nsecond"),
+        (codecs.BOM_UTF8 + b"old\n", codecs.BOM_UTF8 + b"new\n"),
+        (codecs.BOM_UTF8, codecs.BOM_UTF8 + b"new"),
+        (codecs.BOM_UTF16_LE + "alt\n猫".encode("utf-16-le"), codecs.BOM_UTF16_LE + "new\n猫".encode("utf-16-le")),
+    ],
+)
+def test_another_caption_leaves_the_rest_of_the_file_as_it_is(data, expected):
+    assert replace_caption(data, "new", "a.txt") == expected
+
+
+@pytest.mark.parametrize("text", ["a", "a\u2028b", "\x0ba b\x0c", "\n\n a, b \r c"])
+def test_what_is_replaced_is_what_is_read(text):
+    changed = replace_caption(text.encode("utf-8"), "new", "a.txt").decode("utf-8")
+    assert parse_caption(changed) == Caption("new", parse_caption(text).lines_unused)
+
+
+def test_a_file_in_another_encoding_is_not_touched():
+    with pytest.raises(StudioError, match="UTF-8"):
+        replace_caption("blå".encode("latin-1"), "new", "a.txt")
