@@ -46,6 +46,8 @@ WHEELS = {
     ("numpy", "2.4.0"): [],
     ("torch", "2.13.0"): [],
     ("accelerate", "1.15.0"): [],
+    ("ImageHash", "4.3.2"): ["numpy", "pillow"],
+    ("onnxruntime", "1.23.2"): ["numpy>=1.21.6"],
 }
 
 
@@ -151,10 +153,16 @@ def test_what_is_missing_is_added_and_nothing_that_was_there_changes(host):
     after = host.freeze()
     assert before <= after
     added = {line.partition("==")[0].lower().replace("_", "-") for line in after - before}
-    named = "diffusers lycoris-lora toml prodigyopt dadaptation lion-pytorch tensorboard"
+    named = "diffusers lycoris-lora toml prodigyopt dadaptation lion-pytorch tensorboard imagehash onnxruntime"
     assert added == {*named.split()} | ({"tomli"} if sys.version_info < (3, 11) else set())
     assert "diffusers==0.31.0" in after and "lycoris_lora==3.2.0.post2" in {line.replace("-", "_") for line in after}
     assert "added dadaptation 3.2, diffusers 0.31.0" in said
+
+
+def test_another_build_of_a_package_is_not_given_a_second_one_beside_it(host):
+    host.put("onnxruntime_gpu", "1.17.0")
+    host.install()
+    assert "onnxruntime" not in {line.partition("==")[0].lower() for line in host.freeze()}
 
 
 def test_with_all_there_pip_is_not_called_and_nothing_is_said(host, no_pip):

@@ -18,18 +18,28 @@ OPTIONAL = {
     "dadaptation": "the optimizers DAdaptAdam and DAdaptLion",
     "lion-pytorch": "the optimizer Lion",
     "tensorboard": "the charts for TensorBoard",
+    "ImageHash": "the health report of datasets",
+    "onnxruntime": "the taggers",
+}
+# Other builds of a package, under names of their own: one beside another breaks both.
+_BUILDS = {
+    "onnxruntime": [
+        f"onnxruntime-{build}"
+        for build in ("gpu", "directml", "openvino", "rocm", "migraphx", "silicon", "qnn", "cann", "training")
+    ]
 }
 # By what they are imported as: whatever else is missing, nobody is told to install what happens to have its name.
 _PACKAGES = {
     "PIL": "Pillow",
+    "imagehash": "ImageHash",
     "lion_pytorch": "lion-pytorch",
     "lycoris": "lycoris_lora",
     "yaml": "PyYAML",
     **{
         name: name
         for name in (
-            *("accelerate", "bitsandbytes", "dadaptation", "diffusers", "numpy", "prodigyopt", "psutil"),
-            *("safetensors", "tensorboard", "tokenizers", "tomli", "tqdm", "transformers"),
+            *("accelerate", "bitsandbytes", "dadaptation", "diffusers", "huggingface_hub", "numpy", "onnxruntime"),
+            *("prodigyopt", "psutil", "safetensors", "tensorboard", "tokenizers", "tomli", "tqdm", "transformers"),
         )
     },
 }
@@ -114,11 +124,13 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def installed_version(name: str) -> str | None:
-    """The version of an installed package, None without it."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    """The version of an installed package, be it of another build; None without it."""
+    for build in (name, *_BUILDS.get(name, ())):
+        try:
+            return metadata.version(build)
+        except metadata.PackageNotFoundError:
+            pass
+    return None
 
 
 def how_to_add(*requirements: str) -> str:
