@@ -49,6 +49,7 @@ class TinyHost:
         self.held = self.unloaded = False
         self.turn = threading.Lock()
         self.told: list[Any] = []
+        self.own_taggers: list[Any] = []
         self.tasks: list[TinyTask] = []
         self._model: Any = None
 
@@ -71,8 +72,14 @@ class TinyHost:
     def samplers(self) -> list[str]:
         return ["Euler a"]
 
+    def taggers(self) -> list[Any]:
+        return self.own_taggers
+
     def lora_dir(self) -> Path:
         return self.loras
+
+    def checkpoint_dir(self) -> Path:
+        return self.known[0].parent
 
     def folders(self) -> Folders:
         return Folders((), (), (self.loras, self.data_dir))
@@ -115,6 +122,10 @@ class TinyHost:
     def lora_written(self, path: Path) -> None:
         assert path.exists()
         self.told.append(("written", path.name))
+
+    def checkpoint_written(self, path: Path) -> None:
+        assert path.exists()
+        self.told.append(("checkpoint written", path.name))
 
     def check_lora(self, path: Path, checkpoint: Path | None = None) -> LoraCheck:
         from lib_lora.hosts.standalone.lora_check import check_lora

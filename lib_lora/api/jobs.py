@@ -13,6 +13,7 @@ from lib_lora.base.errors import StudioError
 from lib_lora.jobs.job import Job
 from lib_lora.jobs.spec import is_id
 from lib_lora.jobs.state import ACTIVE
+from lib_lora.jobs.tool_job import tool_view
 
 _PROCESS = secrets.token_hex(4)  # versions count from 0 in each
 _MOST_EVENTS = 2000  # in one answer, some half a megabyte
@@ -44,7 +45,9 @@ def add(studio: Studio, call: Call) -> Any:
 
 
 def one(studio: Studio, call: Call) -> Any:
-    return find_job(studio, call.path["id"]).view()
+    """A job with all that it has to say; the list of all jobs leaves a tool's report out, which may be large."""
+    job = find_job(studio, call.path["id"])
+    return {**job.view(), "tool": tool_view(job)}
 
 
 def events(studio: Studio, call: Call) -> Any:

@@ -32,7 +32,8 @@ def all_loras(studio: Studio, call: Call) -> Any:
     """The newest first. ``name`` is what cards are asked for by: the path below the folder without its ending."""
     root = studio.host.lora_dir()
     paths = [place / name for place, _, files in walk(root) for name in files if name.endswith(_ENDING)]
-    found = [_view(path, root) for path in paths if not path.name.startswith(".")]
+    # A link may lead nowhere.
+    found = [_view(path, root) for path in paths if not path.name.startswith(".") and path.is_file()]
     return sorted(found, key=lambda each: each["mtime"], reverse=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,54 @@ class Previewer(Protocol):
         """
 
 
-class Tagger(Protocol):
-    """Whoever can say what a picture shows."""
+class Label(NamedTuple):
+    """One thing that a tagger can say.
+
+    ``category``: "general", "character", "copyright", "artist", "meta", "quality", "model", "rating", or "sentence"
+    where ``name`` is prose.
+    """
 
     name: str
+    category: str = "general"
 
-    def __call__(self, picture: Any) -> Mapping[str, float]:
-        """Tags and how sure they are, from 0 to 1, or one sentence.
+
+class Tagger(Protocol):
+    """Whoever can say what pictures show. A context manager: what it needs is loaded inside, and put away after it.
+
+    Attributes:
+        help: one line for a person who chooses.
+        general: its own threshold of all tags but characters; character: that of characters.
+        sentence: it gives prose.
+        labels: all that it can say, where that is known, once it is loaded.
+        model: what tells its weights from others of the same name.
+        note: what a person should know of how it runs, once it is loaded.
+        batch_size: how many pictures it takes at once, once it is loaded; None for any number.
+    """
+
+    name: str
+    help: str
+    general: float
+    character: float
+    sentence: bool
+    labels: Sequence[Label]
+    model: str
+    note: str | None
+    batch_size: int | None
+
+    def __enter__(self) -> Any:
+        """Raises StudioError where its weights or its packages cannot be had."""
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def prepare(self, picture: Any) -> Any:
+        """What ``__call__`` wants of a picture; called from other threads, while it works on others.
 
         Args:
-            picture: a ``PIL.Image.Image``.
-
-        Raises:
-            StudioError: its weights cannot be had.
+            picture: a ``PIL.Image.Image`` in RGB, upright, on white.
         """
+
+    def __call__(self, prepared: Sequence[Any]) -> Sequence[Mapping[Label, float]]:
+        """What each picture shows, and how sure it is, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +111,7 @@ class Folders:
 
     Attributes:
         datasets: pictures and captions are read and written here.
-        models: checkpoints and VAEs are read here.
+        models: checkpoints and VAEs are read here, and new checkpoints written.
         outputs: LoRAs, jobs and caches are written here.
     """
 
@@ -150,7 +184,13 @@ class Host(Protocol):
 
     def samplers(self) -> list[str]: ...
 
+    def taggers(self) -> Sequence[Tagger]:
+        """Those that the host has itself."""
+
     def lora_dir(self) -> Path: ...
+
+    def checkpoint_dir(self) -> Path:
+        """Where a new checkpoint goes."""
 
     def folders(self) -> Folders: ...
 
@@ -187,6 +227,9 @@ class Host(Protocol):
 
     def lora_written(self, path: Path) -> None:
         """A LoRA file is new or has changed: the host's lists and what it remembers of it are refreshed."""
+
+    def checkpoint_written(self, path: Path) -> None:
+        """A checkpoint's file is new or has changed: the host's list is refreshed, and a loaded one loaded anew."""
 
     def check_lora(self, path: Path, checkpoint: Path | None = None) -> LoraCheck:
         """Load the file as the host would for a picture; the model is as before afterwards.

@@ -15,6 +15,7 @@ from lib_lora.base.options import add_flags, from_mapping
 from lib_lora.base.reproducible import ask_for_reproducible_sums
 from lib_lora.base.signals import Control
 from lib_lora.cli import tools
+from lib_lora.cli.dataset import add_dataset_flags
 from lib_lora.cli.several import start_processes
 from lib_lora.cli.ui import add_ui_flags, run_ui
 from lib_lora.jobs.wire import check_source, event_file, listen
@@ -47,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, help, command, flags in _COMMANDS:
         sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        sub.set_defaults(command=command)
+        if command is not None:
+            sub.set_defaults(command=command)
         flags(sub)
     return parser
 
@@ -145,6 +147,7 @@ _COMMANDS = [
     ("plan", "say what train would do: pictures, buckets, repeats, steps", _plan, _train_flags),
     ("sample", "make pictures with a checkpoint and LoRAs", _sample, _sample_flags),
     *tools.commands(),
+    ("dataset", "look at pictures and captions, and edit them", None, add_dataset_flags),  # has commands of its own
     ("options", "print the table of all options", _options, _no_flags),
     ("ui", "open the page in the browser", run_ui, add_ui_flags),
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from lib_lora.base.options import docs_table
-from lib_lora.cli.tools import TOOLS
+from lib_lora.base.options import docs_table, options_of
+from lib_lora.dataset.edits import EDITS
+from lib_lora.dataset.health import HealthSettings
 from lib_lora.hosts.standalone.sampling import SampleConfig
+from lib_lora.tagging.options import TagConfig
 from lib_lora.training.config import TrainConfig
+from lib_lora.weights.tools import TOOLS
 
 
 def options_page() -> str:
@@ -19,6 +22,18 @@ def options_page() -> str:
         docs_table(TrainConfig),
         "## sample",
         docs_table(SampleConfig),
-        *(part for name, tool in TOOLS.items() for part in (f"## {name}", docs_table(tool.config()))),
+        *(part for name, tool in TOOLS.items() for part in (f"## {name}", docs_table(tool.config))),
+        "## dataset edit",
+        "What each edit takes beside `--where`, `--dry_run` and `--remove_empty`.",
+        *(part for name in EDITS for part in _edit(name)),
+        "## dataset health",
+        docs_table(HealthSettings),
+        "## dataset tag",
+        docs_table(TagConfig),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _edit(name: str) -> list[str]:
+    kind = EDITS.get(name)
+    return [f"### {name}", f"{kind.help[0].upper()}{kind.help[1:]}.", *([docs_table(kind)] if options_of(kind) else [])]

@@ -23,12 +23,12 @@ def as_studio_error(error: BaseException) -> StudioError:
         how = how_to_get(module)
         allowed = how and f"restart the WebUI with a connection, or {how}"
         return StudioError(f"the Python package {module} is not installed", allowed=allowed)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return StudioError(f"memory is full ({text})", field="train_batch_size", allowed=_LESS)
     return StudioError(f"{type(error).__name__}: {text}")
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """By names: torch need not be there to ask. Its CPU allocator and CUDA's libraries raise plain RuntimeErrors."""
     names = {kind.__name__ for kind in type(error).__mro__}
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")

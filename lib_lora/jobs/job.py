@@ -173,7 +173,10 @@ class Job:
         actions = list(_ACTIONS[self.status])
         if self.status in RESUMABLE and self.status != INTERRUPTED and self.state.state is None:
             actions.remove("resume")
-        return [name for name in actions if pausable or name not in ("pause", "resume", "save")]
+        if not pausable:  # and to stop is at once
+            refused = ("pause", "resume", "save", *(["abort"] if "stop" in actions else []))
+            actions = [name for name in actions if name not in refused]
+        return actions
 
     def view(self) -> dict[str, Any]:
         """The job as pages and scripts see it."""
@@ -182,6 +185,8 @@ class Job:
             return {
                 **{name: getattr(spec, name) for name in ("id", "kind", "name", "created", "values")},
                 **{name: getattr(state, name) for name in _SHOWN},
+                "tool": state.tool and {**state.tool, "name": spec.plan.get("lora")},
+                "progress": state.progress and {name: state.progress.get(name) for name in _PROGRESS},
                 "pictures": [{name: each[name] for name in ("name", "prompt", "step")} for each in state.pictures],
                 "written": list(state.written),
                 "can": self.can(),
@@ -189,10 +194,11 @@ class Job:
 
 
 _SHOWN = (
-    *("status", "way", "way_why", "started", "ended", "why", "error", "progress", "note", "state", "result"),
+    *("status", "way", "way_why", "started", "ended", "why", "error", "note", "state", "result"),
     *("step", "total_steps", "steps_per_epoch", "epoch", "epochs", "loss", "seconds_per_step", "seconds_left"),
     *("lr", "memory_mb", "preflight", "checked"),
 )
+_PROGRESS = ("what", "done", "total", "rate", "seconds_left")
 _ACTIONS = {
     QUEUED: ("remove", "duplicate", "move"),
     RUNNING: ("pause", "stop", "abort", "save", "duplicate"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.protocols import Host
-from lib_lora.jobs import train_job  # noqa: F401 - registers its kinds
+from lib_lora.jobs import tag_job, tool_job, train_job  # noqa: F401 - register their kinds
 from lib_lora.jobs.job import Job
 from lib_lora.jobs.power import Shutdown
 from lib_lora.jobs.spec import JOB_KINDS, JobSpec, is_id, new_id, no_such_job
@@ -95,7 +95,7 @@ class JobQueue:
         result = None if prepared.result is None else str(prepared.result)
         spec = JobSpec(id, kind, name or prepared.name, dict(values), prepared.plan, now, result)
         with self._lock:
-            self._refuse_same_result(spec)
+            self._refuse_same_result(spec, prepared.result_option)
             self.shutdown.cancel()
             job = self._store.add(spec, JobState(way=prepared.way, way_why=prepared.way_why))
         self._worker.wake()
@@ -207,12 +207,12 @@ class JobQueue:
             )
         return job
 
-    def _refuse_same_result(self, spec: JobSpec) -> None:
+    def _refuse_same_result(self, spec: JobSpec, option: str) -> None:
         others = [job for job in self._store.all() if job.status == QUEUED or job.status in ACTIVE]
         if spec.result is not None and any(job.spec.result == spec.result for job in others):
             raise StudioError(
-                "another job in the queue writes the LoRA of this name",
-                field="output_name",
+                "another job in the queue writes the file of this name",
+                field=option,
                 file=spec.result,
                 allowed="another name, or remove that job first",
             )

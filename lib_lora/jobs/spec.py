@@ -59,7 +59,7 @@ class Prepared:
         name: what the job is called where nobody gives it a name.
         plan: all that ``run`` needs to know, as JSON can hold it.
         way: "live" or "child"; ``way_why`` says why.
-        result: the file that the job is to write and that must not be there yet.
+        result: the file that the job is to write and that must not be there yet; ``result_option`` is what names it.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Prepared:
     way: str = ""
     way_why: str = ""
     result: Path | None = None
+    result_option: str = "output_name"
 
 
 class JobKind(Protocol):

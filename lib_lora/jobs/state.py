@@ -60,6 +60,7 @@ class JobState:
     pictures: list[dict[str, Any]] = field(default_factory=list)
     preflight: dict[str, Any] | None = None
     checked: dict[str, Any] | None = None
+    tool: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -98,8 +99,19 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _on_progress(state: JobState, event: Mapping[str, Any]) -> None:
-    ended = event["done"] >= event["total"]
-    state.progress = None if ended else {name: event[name] for name in ("what", "done", "total")}
+    """``rate`` in parts a second and ``seconds_left`` are of this work alone, None where it has just begun."""
+    what, done, total = event["what"], event["done"], event["total"]
+    if done >= total:
+        state.progress = None
+        return
+    now, before = event.get("time", 0.0), state.progress or {}
+    same = before if before.get("what") == what else {}
+    first, since = same.get("first", done), same.get("since", now)
+    rate = (done - first) / (now - since) if done > first and now > since else None
+    state.progress = {
+        **{"what": what, "done": done, "total": total, "first": first, "since": since},
+        **{"rate": rate, "seconds_left": rate and (total - done) / rate},
+    }
 
 
 def _on_start(state: JobState, event: Mapping[str, Any]) -> None:
@@ -146,6 +158,16 @@ def _on_preflight(state: JobState, event: Mapping[str, Any]) -> None:
     state.completed = True
 
 
+def _on_tool(state: JobState, event: Mapping[str, Any]) -> None:
+    path = event["path"]
+    state.completed, state.progress = True, None
+    state.tool = {
+        "output": state.result,
+        "seconds": event["seconds"],
+        "picture": path is not None and path.endswith(".png"),
+    }
+
+
 def _on_end(state: JobState, event: Mapping[str, Any]) -> None:
     state.completed, state.step, state.progress = not event["stopped"], event["step"], None
     state.state = event["state"] or state.state
@@ -161,5 +183,6 @@ _LESSONS: dict[str, Callable[[JobState, Mapping[str, Any]], None]] = {
     "Note": _on_note,
     "Checked": _on_check,
     "PreflightDone": _on_preflight,
+    "ToolDone": _on_tool,
     "TrainingEnded": _on_end,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import shutil
@@ -14,11 +13,12 @@ from typing import Any
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.options import OptionInfo, convert, from_mapping, options_of
-from lib_lora.base.protocols import Host, ModelFile
+from lib_lora.base.protocols import Host
 from lib_lora.dataset.plan import Plan
 from lib_lora.files.access import check_inside, check_subfolder
 from lib_lora.files.atomic import safe_name, write_text
 from lib_lora.jobs.caches import cache_view
+from lib_lora.jobs.forms import in_groups, model_view, option_view, plain, refuse_unknown, subfolders
 from lib_lora.jobs.options import TrainJobOptions, way_needed
 from lib_lora.jobs.presets import optimizers_of_this_machine, presets_view, usable_optimizers
 from lib_lora.jobs.scan_cache import ScanCache
@@ -42,15 +42,12 @@ def form_schema(host: Host) -> dict[str, Any]:
     Loads torch, for the names of optimizers and networks: to be asked for when the form is first shown.
     """
     suggestions = _suggestions(host)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for info in form_options():
-        groups.setdefault(info.group, []).append(_option_view(info, suggestions.get(info.name)))
     return {
         "host": _host_view(host),
-        "checkpoints": [_model_view(each) for each in host.checkpoints()],
-        "vaes": [_model_view(each) for each in host.vaes()],
+        "checkpoints": [model_view(each) for each in host.checkpoints()],
+        "vaes": [model_view(each) for each in host.vaes()],
         "samplers": host.samplers(),
-        "groups": [{"name": name, "options": options} for name, options in groups.items()],
+        "groups": in_groups((info.group, option_view(info, suggestions.get(info.name))) for info in form_options()),
         "defaults": form_defaults(host),
         "presets": presets_view(host),
         "cache": cache_view(host),
@@ -64,14 +61,14 @@ def form_options() -> list[OptionInfo]:
 
 def form_defaults(host: Host) -> dict[str, Any]:
     """What the form opens with: the options' own defaults, a job's, and what the host's settings say."""
-    values = {info.name: None if info.required else _plain(info.default) for info in form_options()}
+    values = {info.name: None if info.required else plain(info.default) for info in form_options()}
     checkpoints = host.checkpoints()
     first = next((each for each in checkpoints if each.loaded), checkpoints[0] if checkpoints else None)
     if first:
         values["pretrained_model_name_or_path"] = str(first.path)
     own = {**_JOB_DEFAULTS, **host.train_defaults()}
     infos = {info.name: info for info in form_options()}
-    return values | {name: _plain(convert(infos[name], value)) for name, value in own.items()}
+    return values | {name: plain(convert(infos[name], value)) for name, value in own.items()}
 
 
 def read_form(
@@ -150,41 +147,6 @@ def plan_summary(values: Mapping[str, Any], host: Host) -> dict[str, Any]:
 # The schema's parts
 
 
-def _option_view(info: OptionInfo, suggestions: list[str] | None) -> dict[str, Any]:
-    kinds = {bool: "bool", int: "int", float: "float", str: "text", Path: "path"}
-    return {
-        "name": info.name,
-        "label": label_of(info),
-        "kind": "list" if info.is_list else kinds[info.kind],
-        "optional": info.optional,
-        "required": info.required,
-        "default": None if info.required else _plain(info.default),
-        "help": info.help,
-        "unit": info.unit,
-        "choices": list(info.choices) if info.choices else None,
-        "minimum": info.minimum,
-        "maximum": info.maximum,
-        "above": info.above,
-        "level": info.level,
-        "way": info.way,
-        "folder": info.folder,
-        "suggestions": suggestions,
-    }
-
-
-def label_of(info: OptionInfo) -> str:
-    """What forms call an option: its own label, or its name in words."""
-    return info.label or _in_words(info.name)
-
-
-def _in_words(name: str) -> str:
-    text = " ".join(_WORDS.get(word, word) for word in name.split("_"))
-    return text[:1].upper() + text[1:]
-
-
-_WORDS = {"lora": "LoRA", "lr": "learning rate", "unet": "UNet"}
-
-
 def _suggestions(host: Host) -> dict[str, list[str]]:
     from lib_lora.adapters.base import NETWORKS
     from lib_lora.training.schedules import SCHEDULES
@@ -205,39 +167,20 @@ def _host_view(host: Host) -> dict[str, Any]:
         "lora_dir": str(host.lora_dir()),
         "dataset_dirs": [str(folder) for folder in host.folders().datasets],
         "can_lend": host.lends(),
-        "subfolders": _subfolders(host.lora_dir()),
+        "subfolders": subfolders(host.lora_dir()),
     }
-
-
-def _subfolders(root: Path) -> list[str]:
-    found = []
-    for folder, inner, _ in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        found += [Path(folder, name).relative_to(root).as_posix() for name in inner]
-    return sorted(found)
-
-
-def _model_view(file: ModelFile) -> dict[str, Any]:
-    return {"name": file.name, "path": str(file.path), "loaded": file.loaded}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
 
 
 # What a form's values become
 
 
 def _refuse_unknown(values: Mapping[str, Any], names: Mapping[str, OptionInfo]) -> None:
-    for name, value in values.items():
-        if name in FROM_HOST:
-            raise StudioError("follows from the host's folders", field=name, came=value, allowed="output_subfolder")
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"one of: {', '.join(names)}"
-            raise StudioError("unknown option", field=name, came=value, allowed=hint)
+    for name in FROM_HOST:
+        if name in values:
+            raise StudioError(
+                "follows from the host's folders", field=name, came=values[name], allowed="output_subfolder"
+            )
+    refuse_unknown(values, names)
 
 
 def _loaded_checkpoint(host: Host) -> Path:

@@ -6,9 +6,10 @@ no LoRA changes goes through byte for byte: the VAE, the noise schedule, EMA wei
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
 from pathlib import Path
@@ -25,14 +26,15 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
 from lib_lora.files.atomic import atomic_write, write_bytes
+from lib_lora.files.file_hashes import HashAhead
 from lib_lora.files.safetensors_file import TensorData, file_order, header_bytes
 from lib_lora.models.checkpoint_file import open_vae
 from lib_lora.weights.base_model import BaseModel
 from lib_lora.weights.combine import applied, concatenated, summed_bias
 from lib_lora.weights.layers import Layer
 from lib_lora.weights.merge import ingredients_of
-from lib_lora.weights.merge_options import BakeConfig
 from lib_lora.weights.modules import MB
+from lib_lora.weights.options import BakeConfig
 from lib_lora.weights.output import check_output
 from lib_lora.weights.recipe import (
     Ingredient,
@@ -52,6 +54,7 @@ _CHUNK_ELEMENTS = 1 << 22  # of a weight that are in memory in a wider format at
 _LARGE = Lock()
 # What some checkpoints say of their own bytes, which are others now.
 _STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
+_SHA256_DIGITS = 64
 
 
 class Change(NamedTuple):
@@ -163,13 +166,10 @@ def run(config: BakeConfig, control: Control) -> Iterator[Event]:
             or written; nothing is left under the result's name.
     """
     began = time.monotonic()
-    ingredients = _ingredients(config)
+    ingredients, base, layers = _opened(config)
+    unknown = _unknown(layers, base, config)
     check_output(config.output, config.overwrite, [config.checkpoint, *(item.lora.path for item in ingredients)])
     _check_yaml(config)
-    base = BaseModel(config.checkpoint)
-    common_family(ingredients, base.family)
-    layers = layer_parts(ingredients, base.family)
-    unknown = _unknown(layers, base, config)
     layers = {key: parts for key, parts in layers.items() if key in base.layers}
     for text in (*ignored_notes(ingredients, base.family), *reading_notes(ingredients)):
         yield Note(text, "warning")
@@ -177,7 +177,7 @@ def run(config: BakeConfig, control: Control) -> Iterator[Event]:
     replaced = {} if config.vae is None else vae_tensors(config.vae, base)
     tensors = _tensors(config, base, weights, biases, replaced)
     try:
-        yield from _write(config.output, tensors, _metadata(config, ingredients, base), control)
+        yield from _write(config, tensors, lambda digest: _metadata(config, ingredients, base, digest), control)
     except _StoppedError:
         yield Note("stopped; nothing was written", "warning")
         return
@@ -193,6 +193,24 @@ def run(config: BakeConfig, control: Control) -> Iterator[Event]:
         "bytes": config.output.stat().st_size,
     }
     yield ToolDone("bake", config.output, report, time.monotonic() - began)
+
+
+def check(config: BakeConfig) -> None:
+    """Whether the LoRAs are for the checkpoint.
+
+    Raises:
+        StudioError: they are not, or a file cannot be read.
+    """
+    _, base, layers = _opened(config)
+    _unknown(layers, base, config)
+
+
+def _opened(config: BakeConfig) -> tuple[list[Ingredient], BaseModel, dict[str, list[Part]]]:
+    """The LoRAs, the checkpoint, and each layer's parts."""
+    ingredients = _ingredients(config)
+    base = BaseModel(config.checkpoint)
+    common_family(ingredients, base.family)
+    return ingredients, base, layer_parts(ingredients, base.family)
 
 
 def _ingredients(config: BakeConfig) -> list[Ingredient]:
@@ -259,33 +277,90 @@ def _maker(
 
 
 def _write(
-    path: Path, tensors: Mapping[str, TensorData], metadata: Mapping[str, str], control: Control
+    config: BakeConfig,
+    tensors: Mapping[str, TensorData],
+    metadata: Callable[[str], Mapping[str, str]],
+    control: Control,
 ) -> Iterator[Event]:
-    """The file, tensor by tensor; whatever ends this early leaves nothing under its name."""
-    order = file_order(tensors)
-    with atomic_write(path) as file:
-        file.write(header_bytes(tensors, metadata))
+    """The file, tensor by tensor; whatever ends this early leaves nothing under its name.
+
+    Args:
+        metadata: made of the checkpoint's sha256, which is found meanwhile: it takes as much room as any other.
+    """
+    ahead, order = HashAhead(config.checkpoint), file_order(tensors)
+    with atomic_write(config.output) as file:
+        file.write(header_bytes(tensors, metadata("0" * _SHA256_DIGITS)))
         for number, data in enumerate(each(lambda key: tensors[key].bytes(), order), 1):
-            if control.stopping:
-                raise _StoppedError
+            _check_stop(control)
             file.write(data)
             yield Progress("baking", number, len(order))
+        digest = yield from _steps(ahead, control)
+        file.seek(0)
+        file.write(header_bytes(tensors, metadata(digest)))
 
 
-def _metadata(config: BakeConfig, ingredients: Sequence[Ingredient], base: BaseModel) -> dict[str, str]:
-    """The checkpoint's own, and a recipe where the WebUI's merger has its own (A1111 v1.10.1, modules/extras.py)."""
+def _steps(ahead: HashAhead, control: Control) -> Generator[Event, None, str]:
+    """Wait for a hash."""
+    steps = ahead.steps()
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as end:
+            return end.value
+        _check_stop(control)
+        yield Progress("the checkpoint's hash (MB)", done // MB, -(-total // MB))
+
+
+def _check_stop(control: Control) -> None:
+    if control.stopping:
+        raise _StoppedError
+
+
+def _metadata(config: BakeConfig, ingredients: Sequence[Ingredient], base: BaseModel, digest: str) -> dict[str, str]:
+    """The checkpoint's own, and where it comes from, as the WebUI's merger writes it (A1111 v1.10.1,
+    modules/extras.py): a recipe, and by their sha256 the models that went in, each with its own recipe.
+
+    Args:
+        digest: the checkpoint's sha256.
+    """
     own = {key: value for key, value in base.file.metadata.items() if key not in _STALE}
     recipe = {
         "type": "lora-studio",
-        "primary_model_name": base.file.name,
+        "primary_model_hash": digest,
+        "secondary_model_hash": None,
+        "tertiary_model_hash": None,
         "loras": [
             {"name": item.lora.name, "hash": item.lora.metadata.get("sshs_model_hash"), "strengths": item.text}
             for item in ingredients
         ],
         "bake_in_vae": None if config.vae is None else config.vae.name,
+        "save_as_half": config.save_precision == "fp16",
         "save_precision": config.save_precision,
+        "custom_name": config.output.stem,
     }
-    return {**own, "format": "pt", "sd_merge_recipe": json.dumps(recipe)}
+    model = {
+        "name": config.checkpoint.name,
+        "legacy_hash": legacy_hash(config.checkpoint),
+        "sd_merge_recipe": _from_json(own.get("sd_merge_recipe")),
+    }
+    models = {digest: model, **(_from_json(own.get("sd_merge_models")) or {})}
+    return {**own, "format": "pt", "sd_merge_recipe": json.dumps(recipe), "sd_merge_models": json.dumps(models)}
+
+
+def _from_json(text: str | None) -> dict[str, Any] | None:
+    """What a merger has written; None where that is something else than an object."""
+    try:
+        value = json.loads(text or "null")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def legacy_hash(path: Path) -> str:
+    """The WebUI's short hash of a checkpoint from before it had sha256: of 64 KiB behind the first MiB."""
+    with open(path, "rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
 
 
 def _check_yaml(config: BakeConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,11 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lib_lora.arch.family import Family
+from lib_lora.arch.family import Family, Part
 from lib_lora.arch.keys import module_name
+from lib_lora.arch.ldm import is_open_clip
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
+from lib_lora.models.config_yaml import published_config, yaml_beside
 from lib_lora.weights.base_model import BaseModel
 from lib_lora.weights.layers import Layer, block_of_key, is_text_key
 from lib_lora.weights.modules import MB, factor_tensors, header_bytes, is_spatial, rank_bytes
@@ -25,6 +28,7 @@ from lib_lora.weights.output import check_output, lora_metadata, saved, write_lo
 from lib_lora.weights.svd import RankRule, Truncated, spend_budget, truncate_dense
 from lib_lora.weights.workers import each
 
+_TEXT_LAYER = re.compile(r"lora_te_text_model_encoder_layers_(\d+)_")
 _SIZE_RANK = 128  # the largest rank where a size is asked for and no rank is
 
 
@@ -72,6 +76,7 @@ class Extraction:
                 came=tuned.family.value,
                 allowed=f"{original.family.value}, as {original.file.name}",
             )
+        self._idle = idle_layer(original)
         both = original.layers.keys() & tuned.layers.keys()
         pairs = {key: Pair(layer, tuned.layers[key]) for key, layer in original.layers.items() if key in both}
         pairs = {key: pair for key, pair in pairs.items() if self._is_wanted(pair.original)}
@@ -84,6 +89,8 @@ class Extraction:
         """sd-scripts' choice (48d368f, networks/lora.py): transformers, and with ``conv_dim`` all of the UNet."""
         is_text = is_text_key(layer.key)
         if not (self._config.text_encoder if is_text else self._config.unet):
+            return False
+        if self._idle and layer.key.startswith(self._idle):
             return False
         if len(layer.shape) == 1:
             return self._config.norms and layer.bias is not None
@@ -187,6 +194,23 @@ class Extraction:
         return self._result(key, _named(key, parts), "LoKr", found.rank, norm, lost, best)
 
 
+def idle_layer(model: BaseModel) -> str | None:
+    """How the names of a layer begin that nobody runs; None where there is none.
+
+    SD2's text is the output of the last layer but one: what the last one holds, which some tools make up, is at work
+    neither in the WebUI nor in a run of ours (``models.build.without_last_layer``).
+    """
+    if model.family is not Family.SD2:
+        return None
+    part = Part.TEXT_ENCODER.value
+    keys = [key[len(part) :] for key in model.file.tensors if key.startswith(part)]
+    config = yaml_beside(model.file.path) or published_config(Family.SD2)
+    if not (config.penultimate and is_open_clip(keys)):
+        return None
+    numbers = [int(match[1]) for match in map(_TEXT_LAYER.match, model.layers) if match]
+    return f"lora_te_text_model_encoder_layers_{max(numbers)}_"
+
+
 def _named(key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{key}.{suffix}": tensor for suffix, tensor in tensors.items()}
 
@@ -243,7 +267,7 @@ def run(config: ExtractConfig, control: Control) -> Iterator[Event]:
         StudioError: options that do not fit together, or files that cannot be read, do not fit or cannot be written.
     """
     began = time.monotonic()
-    _check(config)
+    check(config)
     check_output(config.output, config.overwrite)
     extraction = Extraction(BaseModel(config.model_org), BaseModel(config.model_tuned), config)
     if extraction.misfits:
@@ -265,7 +289,7 @@ def run(config: ExtractConfig, control: Control) -> Iterator[Event]:
     yield ToolDone("extract", config.output, _report(config, layers), time.monotonic() - began)
 
 
-def _check(config: ExtractConfig) -> None:
+def check(config: ExtractConfig) -> None:
     if config.model_org.resolve() == config.model_tuned.resolve():
         raise StudioError("is the same file as model_org", field="model_tuned", came=str(config.model_tuned))
     if config.size_mb is not None and config.mode != "fixed":

@@ -137,12 +137,26 @@ def edit_metadata(path: Path, changes: Sequence[str], removed: Sequence[str], pi
     Raises:
         StudioError: as ``edited`` and ``thumbnail``, or the file holds no metadata at all (.pt).
     """
-    if not looks_like_safetensors(path):
-        raise StudioError("only .safetensors files hold metadata", file=path)
-    values = edited(read_header(path).metadata, changes, removed)
+    values = _edited_file(path, changes, removed)
     if picture is not None:
         values[_THUMBNAIL] = thumbnail(picture)
     replace_metadata(path, values)
+
+
+def _edited_file(path: Path, changes: Sequence[str], removed: Sequence[str]) -> dict[str, str]:
+    if not looks_like_safetensors(path):
+        raise StudioError("only .safetensors files hold metadata", file=path)
+    return edited(read_header(path).metadata, changes, removed)
+
+
+def check(config: InspectConfig) -> None:
+    """Whether the edits can be made.
+
+    Raises:
+        StudioError: as ``edit_metadata``.
+    """
+    if config.set or config.remove:
+        _edited_file(config.model, config.set, config.remove)
 
 
 def run(config: InspectConfig, control: Control) -> Iterator[Event]:

@@ -26,7 +26,6 @@ from lib_lora.weights.block_ratios import PRESETS, read_presets
 from lib_lora.weights.combine import combined, concatenated, is_sum, summed_bias
 from lib_lora.weights.delta import INPAINTING_CHANNELS, LATENT_CHANNELS, Factors
 from lib_lora.weights.layers import block_of_key
-from lib_lora.weights.merge_options import MergeConfig, RecipeConfig
 from lib_lora.weights.modules import (
     MB,
     factor_tensors,
@@ -36,6 +35,7 @@ from lib_lora.weights.modules import (
     precision_of,
     rank_bytes,
 )
+from lib_lora.weights.options import MergeConfig, RecipeConfig
 from lib_lora.weights.output import check_output, lora_metadata, saved, write_lora
 from lib_lora.weights.recipe import (
     Ingredient,
@@ -230,6 +230,29 @@ class _StoppedError(Exception):
     pass
 
 
+def check(config: MergeConfig) -> None:
+    """Whether the LoRAs go together, and have the checkpoint that they need.
+
+    Raises:
+        StudioError: they do not, or a file cannot be read.
+    """
+    _opened(config)
+
+
+def _opened(
+    config: MergeConfig,
+) -> tuple[list[Ingredient], BaseModel | None, Family | None, dict[str, list[Part]]]:
+    """The LoRAs, the checkpoint, their family, and each layer's parts."""
+    ingredients = ingredients_of(config)
+    base = None if config.base is None else BaseModel(config.base)
+    family = common_family(ingredients, None if base is None else base.family)
+    if config.mode == "average":
+        ingredients = averaged(ingredients)
+    layers = layer_parts(ingredients, family)
+    refuse_without_base(layers, base)
+    return ingredients, base, family, layers
+
+
 def run(config: MergeConfig, control: Control) -> Iterator[Event]:
     """Merge files.
 
@@ -237,14 +260,8 @@ def run(config: MergeConfig, control: Control) -> Iterator[Event]:
         StudioError: options that do not fit together, LoRAs that do not, or a file that cannot be read or written.
     """
     began = time.monotonic()
-    ingredients = ingredients_of(config)
+    ingredients, base, family, layers = _opened(config)
     check_output(config.output, config.overwrite, [item.lora.path for item in ingredients])
-    base = None if config.base is None else BaseModel(config.base)
-    family = common_family(ingredients, None if base is None else base.family)
-    if config.mode == "average":
-        ingredients = averaged(ingredients)
-    layers = layer_parts(ingredients, family)
-    refuse_without_base(layers, base)
     for text in (*ignored_notes(ingredients, family), *reading_notes(ingredients)):
         yield Note(text, "warning")
     precision = config.save_precision or _common_precision(ingredients)

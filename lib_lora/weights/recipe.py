@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePath
 
 from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.files.safetensors_file import looks_like_safetensors, read_header
+from lib_lora.files.walk import walk
 from lib_lora.text.extra_networks import LoraTag, parse_lora_tags
 from lib_lora.weights.block_ratios import PRESETS, BlockRatios, parse_ratios
 from lib_lora.weights.delta import LoraWeights, ModuleDelta, read_lora
 from lib_lora.weights.layers import canonical_key, is_text_key
 from lib_lora.weights.modules import refuse_unread
+from lib_lora.weights.options import LORA_ENDINGS
 from lib_lora.weights.webui_names import is_found, published_layers
 
-SUFFIXES = (".safetensors", ".pt", ".ckpt")  # where the WebUI looks for LoRAs
 _TAG = re.compile(r"<(lora|lyco):([^>]+)>")
 _BLOCK_WORDS = ("lbw", "w", "lwb")
 # What a prompt can switch while it samples, and a file cannot.
@@ -72,11 +74,8 @@ def from_prompt(
     Raises:
         StudioError: no LoRA, one that is not found, or something that only a prompt can do (``start=``).
     """
-    _, tags = parse_lora_tags(_TAG.sub(_modern, prompt))
-    if not tags:
-        raise StudioError("names no LoRA", field="prompt", came=prompt, allowed="<lora:name:strength> ...")
     ingredients = []
-    for tag in tags:
+    for tag in _tags(prompt):
         lora = _read(find_lora(tag.name, lora_dir), reading)
         blocks, x = _block_words(tag)
         ratios = parse_ratios(blocks, lora.family, x=x, presets=presets) if blocks else None
@@ -84,6 +83,18 @@ def from_prompt(
         ingredients.append(Ingredient(lora, tag.te, tag.unet, tag.dyn, ratios, words))
     _refuse_twice(ingredients)
     return ingredients
+
+
+def lora_files(prompt: str, lora_dir: Path | None) -> list[Path]:
+    """The files that a prompt means; none of them is opened, but to look for a name in its metadata."""
+    return [find_lora(tag.name, lora_dir) for tag in _tags(prompt)]
+
+
+def _tags(prompt: str) -> list[LoraTag]:
+    _, tags = parse_lora_tags(_TAG.sub(_modern, prompt))
+    if not tags:
+        raise StudioError("names no LoRA", field="prompt", came=prompt, allowed="<lora:name:strength> ...")
+    return tags
 
 
 def from_files(files: Sequence[Path], ratios: Sequence[float], reading: str = "webui") -> list[Ingredient]:
@@ -149,20 +160,25 @@ def _block_words(tag: LoraTag) -> tuple[str, float]:
 
 
 def find_lora(name: str, lora_dir: Path | None) -> Path:
-    """The file that a prompt means by a name: by the file's own name first, then by the one in its metadata.
+    """The file that a prompt means by a name: by its path with its ending first, then by the file's name with or
+    without its folder, then by the one in its metadata.
 
     Raises:
         StudioError: there is none, or there are several.
     """
     if lora_dir is None:
         raise StudioError("must be given, for the prompt names LoRAs", field="lora_dir", allowed="the folder of LoRAs")
-    files = [path for path in sorted(lora_dir.rglob("*")) if path.suffix in SUFFIXES and path.is_file()]
-    found = [path for path in files if name in _names(path.relative_to(lora_dir))]
-    found = found or [path for path in files if _alias(path) == name]
+    files = sorted(place / file for place, _, files in walk(lora_dir) for file in files)
+    files = [path for path in files if path.suffix in LORA_ENDINGS and path.is_file()]  # a link may lead nowhere
+    found = [path for path in files if name == path.relative_to(lora_dir).as_posix()]
+    found = found or [path for path in files if name in _names(path.relative_to(lora_dir))]
+    found = found or [path for path in files if _alias(path, path.stat().st_mtime_ns) == name]
     if len(found) == 1:
         return found[0]
-    problem = f"{len(found)} LoRAs have this name" if found else "no LoRA has this name"
-    raise StudioError(problem, field="prompt", came=name, file=lora_dir, allowed="a file's name, with its folder")
+    if not found:
+        raise StudioError("no LoRA has this name", field="prompt", came=name, file=lora_dir, allowed="a file's name")
+    paths = [path.relative_to(lora_dir).as_posix() for path in found]
+    raise StudioError(f"{len(found)} LoRAs have this name", field="prompt", came=name, file=lora_dir, allowed=paths)
 
 
 def _names(path: PurePath) -> tuple[str, ...]:
@@ -170,7 +186,13 @@ def _names(path: PurePath) -> tuple[str, ...]:
     return path.stem, path.name, path.with_suffix("").as_posix(), path.as_posix()
 
 
-def _alias(path: Path) -> str | None:
+@lru_cache(maxsize=4096)
+def _alias(path: Path, changed_ns: int) -> str | None:
+    """The name in a file's metadata. A page asks again and again, of all files where a name is nobody's yet.
+
+    Args:
+        changed_ns: when the file was changed last.
+    """
     try:
         return read_header(path).metadata.get("ss_output_name") if looks_like_safetensors(path) else None
     except StudioError:

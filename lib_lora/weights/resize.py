@@ -124,7 +124,7 @@ def run(config: ResizeConfig, control: Control) -> Iterator[Event]:
         StudioError: options that do not fit together, or a file that cannot be read or written.
     """
     began = time.monotonic()
-    _check(config)
+    check(config)
     check_output(config.output, config.overwrite)
     weights = read_lora(config.model)
     refuse_unread(weights)
@@ -160,7 +160,7 @@ def run(config: ResizeConfig, control: Control) -> Iterator[Event]:
     yield ToolDone("resize", config.output, _report(config, cuts), time.monotonic() - began)
 
 
-def _check(config: ResizeConfig) -> None:
+def check(config: ResizeConfig) -> None:
     if config.dynamic_method and config.size_mb:
         raise StudioError("does not go together with size_mb", field="dynamic_method", came=config.dynamic_method)
     if config.dynamic_method and config.dynamic_param is None:

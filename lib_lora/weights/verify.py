@@ -21,7 +21,7 @@ from lib_lora.models.checkpoint_file import CheckpointFile, open_checkpoint
 from lib_lora.weights.base_model import BaseModel
 from lib_lora.weights.delta import IA3, GLoRA, LoraWeights, ModuleDelta, Norm, lora_family, lora_from_tensors
 from lib_lora.weights.layers import canonical_key
-from lib_lora.weights.merge_options import VerifyConfig
+from lib_lora.weights.options import VerifyConfig
 from lib_lora.weights.webui_names import incomplete_attention, is_found, published_layers
 
 ERROR, WARNING = "error", "warning"

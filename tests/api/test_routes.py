@@ -431,3 +431,8 @@ def test_scripts_submit_follow_and_stop(client_of, studio, values):
 
 def test_without_the_api_there_are_no_routes_for_scripts(client):
     assert client.get(ROUTES + "api/jobs").status_code == 404
+
+
+def test_a_link_that_leads_nowhere_is_no_lora(client, studio):
+    (studio.host.lora_dir() / "gone.safetensors").symlink_to("nowhere")
+    assert get(client, "loras") == []

@@ -10,6 +10,8 @@ import urllib.request
 
 import pytest
 
+from tiny_loras import write_lora
+
 pytestmark = [pytest.mark.webui, pytest.mark.slow]
 
 ROBOT = {"Authorization": "Basic cm9ib3Q6ZWxlY3RyaWM="}  # robot:electric
@@ -65,7 +67,7 @@ def _values(server, **changes):
     }
 
 
-PAGE_ROUTES = ["form", "jobs", "folder", "presets", "loras", "static/main.js", "static/style.css", "nowhere"]
+PAGE_ROUTES = ["form", "jobs", "folder", "presets", "loras", "tools", "static/main.js", "static/style.css", "nowhere"]
 
 
 @pytest.mark.parametrize("path", PAGE_ROUTES)
@@ -121,6 +123,42 @@ def test_a_remote_user_stays_in_the_folders_that_are_set(ann, stranger, server, 
         stranger("lora-studio/api/jobs", body, ROBOT),
     ):
         assert status == 422 and answer["error"]["field"] == field and answer["error"]["allowed"], answer
+    assert ann("lora-studio/jobs")[1]["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    "kind, field, value",
+    [
+        ("bake", "checkpoint", "/etc/passwd"),
+        ("bake", "vae", "/etc/passwd"),
+        ("bake", "prompt", "<lora:../../../etc/passwd:1>"),
+        ("bake", "output", "../x"),
+        ("bake", "output_subfolder", "../x"),
+        ("bake", "output_subfolder", "/tmp"),
+        ("bake", "lora_dir", "/etc"),
+        ("bake", "models", ["/etc/passwd"]),
+        ("extract", "model_tuned", "/etc/passwd"),
+        ("resize", "model", "/etc/passwd"),
+        ("resize", "model", "../../config.json"),
+        ("inspect", "thumbnail", "/etc/passwd"),
+        ("inspect", "picture", "/tmp/x.png"),
+    ],
+)
+def test_a_remote_user_gives_the_tools_no_other_file(ann, stranger, server, kind, field, value):
+    write_lora(server.lora_dir / "x.safetensors")
+    values = {
+        "bake": {"checkpoint": str(server.checkpoint), "prompt": "<lora:a:1>", "output": "x"},
+        "extract": {"model_org": str(server.checkpoint), "output": "x"},
+        "resize": {"output": "x"},
+        "inspect": {"model": "x"},
+    }
+    body = {"kind": kind, "values": {**values[kind], field: value}}
+    for status, answer in (
+        ann("lora-studio/jobs", body),
+        ann(f"lora-studio/tools/{kind}/plan", body),
+        stranger("lora-studio/api/jobs", body, ROBOT),
+    ):
+        assert status == 422 and answer["error"]["field"] == field, answer
     assert ann("lora-studio/jobs")[1]["jobs"] == []
 
 

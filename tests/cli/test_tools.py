@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_lora.cli.tools import TOOLS
+from lib_lora.weights.tools import TOOLS
 
 ROOT = Path(__file__).parents[2]
 KEY = "lora_unet_mid_block_attentions_0_proj_in"

@@ -17,14 +17,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lib_lora.arch.family import Family
 from lib_lora.arch.keys import kohya_key, module_name, split_prefix
 from lib_lora.arch.ldm import sdxl_module_name
 from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
-from lib_lora.weights import bake, merge
+from lib_lora.weights import bake, convert, extract, merge
 from lib_lora.weights.base_model import BaseModel
 from lib_lora.weights.layers import Layer
-from lib_lora.weights.merge_options import BakeConfig, MergeConfig
+from lib_lora.weights.options import BakeConfig, ConvertConfig, ExtractConfig, MergeConfig
 from lib_lora.weights.recipe import from_prompt, layer_parts
 from lib_lora.weights.webui_names import is_found
 
@@ -44,6 +45,8 @@ CASE = {
     "height": 128,
 }
 WORDS = "zorb, red dog"
+# A LoRA of the text encoder's last layer alone, of SDXL's second one.
+LAST = "last"
 
 
 def noise(*shape: int, seed: int, scale: float = 0.1) -> Tensor:
@@ -284,23 +287,65 @@ def baked(data, checkpoint, tmp_path_factory) -> list[Path]:
         output = folder / f"baked{precision}.safetensors"
         options = {} if precision is None else {"save_precision": precision}
         done(bake, BakeConfig, checkpoint=checkpoint, output=output, prompt=ALL, lora_dir=data / "Lora", **options)
-        beside = checkpoint.with_suffix(".open_clip.json")
-        if beside.is_file():
-            shutil.copy(beside, output.with_suffix(".open_clip.json"))
+        copy_open_clip(checkpoint, output)
         paths.append(output)
     return paths
 
 
+def copy_open_clip(checkpoint: Path, to: Path) -> None:
+    beside = checkpoint.with_suffix(".open_clip.json")
+    if beside.is_file():
+        shutil.copy(beside, to.with_suffix(".open_clip.json"))
+
+
 @pytest.fixture(scope="module")
-def theirs(checkpoint, layers, data, spellings, merged, baked, run_in_webui) -> dict[str, np.ndarray]:
+def tuned(checkpoint, base, tmp_path_factory) -> Path:
+    """The checkpoint with a change of rank 1 in every matrix and convolution."""
+    path = tmp_path_factory.mktemp("tuned") / "tuned.safetensors"
+    tensors = {key: tensor.clone() for key, tensor in base.file.tensors.items()}
+    changed = {layer.weight for layer in base.layers.values() if len(layer.shape) > 1}
+    for seed, key in enumerate(sorted(changed)):
+        flat = tensors[key].flatten(1)
+        size = 0.05 * float(flat.float().norm()) / flat.numel() ** 0.5
+        change = noise(len(flat), 1, seed=seed, scale=1) @ noise(1, flat.shape[1], seed=seed + 1, scale=size)
+        tensors[key] = tensors[key] + change.reshape(tensors[key].shape).to(tensors[key].dtype)
+    save_file(tensors, str(path))
+    shutil.copy(checkpoint.with_suffix(".yaml"), path.with_suffix(".yaml"))
+    copy_open_clip(checkpoint, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def extracted(checkpoint, tuned, base, data) -> None:
+    """What turns the checkpoint into the tuned one, also by way of diffusers' names and back."""
+    folder = data / "Lora"
+    files = [folder / f"{name}.safetensors" for name in ("extracted", "diffusers", "converted")]
+    models = {"model_org": checkpoint, "model_tuned": tuned, "dim": 1, "conv_dim": 1, "full": False, "exact": True}
+    done(extract, ExtractConfig, **models, output=files[0], save_precision="float")
+    done(convert, ConvertConfig, model=files[0], output=files[1], names="diffusers")
+    done(convert, ConvertConfig, model=files[1], output=files[2])
+    texts = [layer for layer in base.layers.values() if "_encoder_layers_" in layer.key and len(layer.shape) > 1]
+    last = max(text_layer(layer) for layer in texts)
+    idle = {f"{layer.key}.diff": noise(*layer.shape, seed=3) for layer in texts if text_layer(layer) == last}
+    save(data, LAST, idle)
+
+
+def text_layer(layer: Layer) -> int:
+    """The number of a text encoder's layer."""
+    return int(layer.key.split("_encoder_layers_")[1].split("_")[0])
+
+
+@pytest.fixture(scope="module")
+def theirs(checkpoint, layers, data, spellings, merged, baked, tuned, extracted, run_in_webui) -> dict[str, np.ndarray]:
+    others = [f"<lora:{name}:1>" for name in ("extracted", "converted", LAST)]
     keys = sorted({key for layer in layers for key in (layer.weight, layer.bias) if key})
     files = [f"<lora:{name}{precision}:1>" for name in ("merged", "mergedall") for precision in ("float", "fp16")]
     task = {
-        "names": [f"names-{way}" for way in spellings],
+        "names": [*(f"names-{way}" for way in spellings), "extracted", "converted"],
         "applied": [[name, TE, UNET] for name in (*KINDS, NORMS)],
         "keys": keys,
-        "prompts": [f"{WORDS} {text}" for text in ("", LINEAR, ALL, *files)],
-        "checkpoints": [[str(path), WORDS] for path in baked],
+        "prompts": [f"{WORDS} {text}" for text in ("", LINEAR, ALL, *files, *others)],
+        "checkpoints": [[str(path), WORDS] for path in (*baked, tuned)],
         "case": CASE,
     }
     (data / "task.json").write_text(json.dumps(task), encoding="utf-8")
@@ -358,3 +403,21 @@ def test_verify_knows_which_names_the_webui_finds(theirs, spellings, base, way):
     lost = {name for name in spellings[way] if not is_found(name, base.family, base.layers)}
     assert lost == set(json.loads(str(theirs["unmatched"]))[f"names-{way}"])
     assert spellings[way]
+
+
+def test_every_key_of_an_extracted_and_of_a_converted_lora_is_found(theirs):
+    unmatched = json.loads(str(theirs["unmatched"]))
+    assert unmatched["extracted"] == unmatched["converted"] == []
+
+
+@pytest.mark.parametrize("number", [7, 8])
+def test_an_extracted_and_a_converted_lora_draw_the_tuned_checkpoints_picture(theirs, number):
+    expected = theirs["checkpoint 2"]
+    difference = levels(theirs[f"prompt {number}"], expected)
+    print(f"prompt {number}: {difference} grey levels of {levels(theirs['prompt 0'], expected)}")
+    assert levels(theirs["prompt 0"], expected) > 20, "the checkpoints must differ"
+    assert difference <= 1
+
+
+def test_the_webui_runs_the_text_encoders_last_layer_except_in_sd2(theirs, base):
+    assert (levels(theirs["prompt 9"], theirs["prompt 0"]) == 0) is (base.family is Family.SD2)

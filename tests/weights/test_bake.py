@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
 from lib_lora.models.loader import load_model
 from lib_lora.weights.bake import report_text, run
-from lib_lora.weights.merge_options import BakeConfig
+from lib_lora.weights.options import BakeConfig
 
 # Names in LoRA files and in the checkpoint, for each tiny family.
 LAYERS = {
@@ -163,6 +164,9 @@ def test_pytorchs_own_files_are_read(tiny_checkpoint, tmp_path):
     key = "lora_unet_down_blocks_1_attentions_0_proj_in"
     change = 0.5 * torch.from_numpy(delta(lora, key)).float().reshape(checkpoint[name].shape)
     torch.testing.assert_close(baked[name], checkpoint[name] + change)
+    with safe_open(tmp_path / "baked.safetensors", "pt") as file:
+        (digest,) = json.loads(file.metadata()["sd_merge_models"])
+    assert digest == hashlib.sha256((tmp_path / "model.ckpt").read_bytes()).hexdigest()
 
 
 def test_an_inpainting_models_first_convolution_keeps_its_mask_channels(tiny_checkpoints, tmp_path):
@@ -220,7 +224,28 @@ def test_metadata_stay_with_a_recipe_and_without_stale_hashes(tiny_checkpoint, t
         metadata = file.metadata()
     assert metadata["modelspec.title"] == "Zorb" and metadata["format"] == "pt"
     assert "modelspec.hash_sha256" not in metadata
-    assert json.loads(metadata["sd_merge_recipe"])["loras"][0]["strengths"] == "a:0.5"
+    recipe, models = (json.loads(metadata[name]) for name in ("sd_merge_recipe", "sd_merge_models"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert recipe["type"] == "lora-studio" and recipe["primary_model_hash"] == digest
+    assert recipe["loras"][0]["strengths"] == "a:0.5" and recipe["custom_name"] == "baked"
+    legacy = hashlib.sha256(path.read_bytes()[0x100000:0x110000]).hexdigest()[:8]
+    assert models == {digest: {"name": "model.safetensors", "legacy_hash": legacy, "sd_merge_recipe": None}}
+
+
+def test_what_went_into_a_merged_checkpoint_is_kept(tiny_checkpoint, tmp_path):
+    """As the WebUI's merger does: the recipe before goes to its model, whose own models stay."""
+    before = {"type": "webui", "interp_method": "Weighted sum"}
+    parents = {"ab" * 32: {"name": "a.safetensors", "legacy_hash": "12345678", "sd_merge_recipe": None}}
+    checkpoint = load_file(tiny_checkpoint)
+    metadata = {"sd_merge_recipe": json.dumps(before), "sd_merge_models": json.dumps(parents)}
+    path = write(tmp_path / "merged.safetensors", checkpoint, metadata)
+    write(tmp_path / "a.safetensors", make_lora(checkpoint, LAYERS["SD1"]))
+    bake(tmp_path, path, prompt="<lora:a:1>", lora_dir=tmp_path)
+    with safe_open(tmp_path / "baked.safetensors", "pt") as file:
+        models = json.loads(file.metadata()["sd_merge_models"])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert list(models) == [digest, *parents] and models[digest]["sd_merge_recipe"] == before
+    assert {key: models[key] for key in parents} == parents
 
 
 def test_a_vae_replaces_the_checkpoints_own(tiny_checkpoint, tmp_path):

@@ -119,12 +119,26 @@ def test_the_original_with_the_lora_is_the_tuned_model(family, tmp_path):
     model = load_model(original)
     tensors, _ = read_tensors(tmp_path / "out.safetensors")
     network = Network.from_file_tensors(model.unet, model.text_encoders, tensors, strict=False)
-    # Nobody uses the last layer of SD2's text encoder, and models are built without it.
-    assert all("encoder_layers_3_" in key for key in network.unmatched) and (family == "SD2" or not network.unmatched)
+    assert not network.unmatched
     network.attach()
     made = predict(model)
     assert float((made - wanted).norm() / (plain - wanted).norm()) < 1e-4
     assert read_lora(tmp_path / "out.safetensors").family is Family(family)
+
+
+def test_the_layer_that_sd2_never_runs_is_left_out(tiny_checkpoints, tmp_path):
+    """Its weights are made up where a checkpoint comes from diffusers, which has none."""
+    original = write_checkpoint(tmp_path / "model", shape=SHAPES["SD2"])
+    result, _, _ = extracted((original, tuned_copy(original, moved)), tmp_path, dim=2)
+    layers = {key.split("_layers_")[1].split("_")[0] for key in result if key.startswith("lora_te_")}
+    assert layers == {"0", "1", "2"}
+    only_last = tuned_copy(original, lambda key, tensor, noise: tensor + noise * ("resblocks.3." in key), "last")
+    with pytest.raises(StudioError, match="every layer's change is zero"):
+        extracted((original, only_last), tmp_path, dim=2, overwrite=True)
+    yaml = original.with_suffix(".yaml")
+    yaml.write_text(yaml.read_text("utf-8").replace("penultimate", "last"), "utf-8")
+    result, _, _ = extracted((original, only_last), tmp_path, dim=2, overwrite=True)
+    assert all("_layers_3_" in key for key in result)
 
 
 def test_without_conv_dim_the_layers_are_those_of_sd_scripts(pair, tmp_path):

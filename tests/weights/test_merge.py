@@ -18,7 +18,7 @@ from lib_lora.base.signals import Control
 from lib_lora.weights.combine import dropped, elected, trimmed
 from lib_lora.weights.delta import read_lora
 from lib_lora.weights.merge import report_text, run
-from lib_lora.weights.merge_options import MergeConfig
+from lib_lora.weights.options import MergeConfig
 from tiny import checkpoint_tensors
 
 ATTENTION = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"

@@ -18,7 +18,7 @@ from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
 from lib_lora.models.loader import load_model
 from lib_lora.weights.layers import checkpoint_layers
-from lib_lora.weights.merge_options import VerifyConfig
+from lib_lora.weights.options import VerifyConfig
 from lib_lora.weights.verify import report_text, run
 from lib_lora.weights.webui_names import published_layers
 from tiny import FULL_SIZE, meta_tensors

@@ -13,7 +13,7 @@ from typing import Any
 
 from lib_lora import __version__
 from lib_lora.base.errors import StudioError
-from lib_lora.base.protocols import Folders, HostTask, Lease, LoraCheck, ModelFile, Waiting
+from lib_lora.base.protocols import Folders, HostTask, Lease, LoraCheck, ModelFile, Tagger, Waiting
 from lib_lora.files.safetensors_file import read_header
 from lib_lora.files.toml_file import read_toml
 from lib_lora.files.walk import walk
@@ -61,7 +61,7 @@ class StandaloneHost:
 
     def checkpoints(self) -> list[ModelFile]:
         """The person's own first, then the demo's."""
-        found = _model_files(self._models / "Stable-diffusion", _CHECKPOINTS)
+        found = _model_files(self.checkpoint_dir(), _CHECKPOINTS)
         return found + (_model_files(self._demo / "model", _CHECKPOINTS) if self._demo else [])
 
     def vaes(self) -> list[ModelFile]:
@@ -72,8 +72,14 @@ class StandaloneHost:
 
         return SAMPLERS.names()
 
+    def taggers(self) -> Sequence[Tagger]:
+        return ()
+
     def lora_dir(self) -> Path:
         return self._loras
+
+    def checkpoint_dir(self) -> Path:
+        return self._models / "Stable-diffusion"
 
     def folders(self) -> Folders:
         demo = (self._demo / "dataset", self._demo / "reg") if self._demo else ()
@@ -111,6 +117,9 @@ class StandaloneHost:
 
     def lora_written(self, path: Path) -> None:
         """Nothing here remembers LoRAs."""
+
+    def checkpoint_written(self, path: Path) -> None:
+        """Nothing here remembers checkpoints: the folder is read each time."""
 
     def check_lora(self, path: Path, checkpoint: Path | None = None) -> LoraCheck:
         """As ``lora_check.check_lora``, in a process that ends: this one keeps neither torch nor a checkpoint.

@@ -46,6 +46,8 @@ def reload_model(info: Any, *, anew: bool) -> None:
     from modules_forge import main_entry
 
     main_entry.refresh_model_loading_parameters()
+    if anew:
+        sd_models.model_data.forge_hash = ""  # of what is loaded: with the same it would load nothing
     sd_models.forge_model_reload()
 
 

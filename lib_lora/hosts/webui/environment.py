@@ -37,6 +37,13 @@ def lora_dir() -> Path:
     return Path(shared.cmd_opts.lora_dir).absolute()
 
 
+def checkpoint_dir() -> Path:
+    """Where the WebUI's own merger writes (modules/extras.py)."""
+    from modules import sd_models, shared
+
+    return Path(shared.cmd_opts.ckpt_dir or sd_models.model_path).absolute()
+
+
 def data_dir() -> Path:
     return _data_path() / "lora_studio"
 

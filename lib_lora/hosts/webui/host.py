@@ -7,14 +7,13 @@ Written against v1.10.1 (commit 82a973c0); what differs in its kin is in ``compa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_lora.base.errors import StudioError
-from lib_lora.base.protocols import Folders, LoraCheck, ModelFile, Waiting
-from lib_lora.hosts.webui import environment, loras
+from lib_lora.base.protocols import Folders, LoraCheck, ModelFile, Tagger, Waiting
+from lib_lora.hosts.webui import checkpoints, environment, loras
 from lib_lora.hosts.webui.loaded import load_checkpoint, loaded_model, loaded_vae
 from lib_lora.hosts.webui.progress import WebuiTask, task
 from lib_lora.hosts.webui.turn import Turn
@@ -57,8 +56,17 @@ class WebuiHost:
 
         return sd_samplers.visible_sampler_names()
 
+    def taggers(self) -> Sequence[Tagger]:
+        from lib_lora.hosts.webui.taggers import Blip, DeepDanbooru
+
+        return DeepDanbooru(self._turn), Blip(self._turn)
+
     def lora_dir(self) -> Path:
         return environment.lora_dir()
+
+    def checkpoint_dir(self) -> Path:
+        """Where a new checkpoint goes."""
+        return environment.checkpoint_dir()
 
     def folders(self) -> Folders:
         return environment.folders()
@@ -91,7 +99,7 @@ class WebuiHost:
         Raises:
             StudioError: it does not know the file, or cannot load it.
         """
-        info = _checkpoint_info(checkpoint)
+        info = checkpoints.find(checkpoint)
         with self._turn.taken():
             load_checkpoint(info)
 
@@ -119,6 +127,15 @@ class WebuiHost:
         with self._turn.taken():
             loras.refresh(path, loaded_model())
 
+    def checkpoint_written(self, path: Path) -> None:
+        """A checkpoint's file is new or has changed: the WebUI offers it, and loads it anew where it is loaded.
+
+        Raises:
+            StudioError: it cannot be loaded anew.
+        """
+        with self._turn.taken():
+            checkpoints.refresh(path)
+
     def check_lora(self, path: Path, checkpoint: Path | None = None) -> LoraCheck:
         """Load the file as the WebUI would for a picture, on the loaded model, which is as before afterwards.
 
@@ -129,17 +146,3 @@ class WebuiHost:
 
         with self._turn.taken():
             return loras.check(path, clean_model())
-
-
-def _checkpoint_info(checkpoint: Path) -> Any:
-    from modules import sd_models
-
-    for look_again in (False, True):
-        if look_again:
-            sd_models.list_models()
-        for info in sd_models.checkpoints_list.values():
-            if os.path.realpath(info.filename) == os.path.realpath(checkpoint):
-                return info
-    raise StudioError(
-        "the WebUI does not know this checkpoint", field="checkpoint", file=checkpoint, allowed="one of its list"
-    )
