@@ -6,7 +6,11 @@ import { attempt } from "./presets.js";
 
 const SURE = {
   abort: ["Abort the run", "It ends at once and writes no LoRA. What was saved before stays.", "Abort"],
-  remove: ["Remove the job", "Its log, its previews and its saved state are deleted. The LoRA files stay.", "Remove"],
+  remove: [
+    "Remove the job",
+    "Its log, its previews and its saved state are deleted. The files that it has written stay.",
+    "Remove",
+  ],
 };
 
 /** Do it, after a question where that cannot be undone, and look at once at what came of it. */

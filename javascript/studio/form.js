@@ -105,7 +105,9 @@ export class Form {
    * An option's field. Each option has one place on the page.
    * @param {string} name
    * @param {{label?: string, help?: string, placeholder?: string, after?: Node, choices?: [string, string][],
-   *   other?: string, named?: boolean}} look `other` names a choice's last entry; `named` shows the option's own name
+   *   other?: string, named?: boolean, widget?: (take: (value: string) => void) => Widget}} look `other` names a
+   *   choice's last entry; `named` shows the option's own name; `widget` makes a control of another kind, such as a
+   *   Picker: {element, control, show(value)}, which calls `take` with what a person has chosen
    */
   field(name, look = {}) {
     const field = new Field(this, this.options.get(name), look);
@@ -167,6 +169,11 @@ class Field {
 
   makeControl(look) {
     const { option } = this;
+    if (look.widget) {
+      this.widget = look.widget((value) => this.take(value));
+      this.control = this.widget.control;
+      return this.widget.element;
+    }
     const closed = option.choices?.map((choice) => [choice, choice]);
     const open = look.choices ?? option.suggestions?.map((choice) => [choice, choice]);
     if (option.kind === "bool") {
@@ -236,7 +243,8 @@ class Field {
   /** Show the form's value. */
   follow() {
     const value = this.form.values[this.option.name];
-    if (this.option.kind === "bool") this.control.checked = value;
+    if (this.widget) this.widget.show(value);
+    else if (this.option.kind === "bool") this.control.checked = value;
     else if (!this.choices) this.control.value = value;
     else {
       const known = [...this.control.options].some((each) => each.value === value);

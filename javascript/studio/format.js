@@ -9,6 +9,9 @@ export function duration(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
+/** How long something took: 0.42 -> "0.4 s", 75 -> "1:15" */
+export const took = (seconds) => (seconds < 60 ? `${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : duration(seconds));
+
 export const whole = (number) => Math.round(number).toLocaleString("en");
 
 /** 1300 -> "1.3 GB" */
@@ -43,6 +46,9 @@ export const clock = (seconds) =>
 
 /** "/a/b/c.safetensors" -> "c.safetensors", also with Windows' separators. */
 export const fileName = (path) => String(path).split(/[\\/]/).pop();
+
+/** "/a/b/c.png" -> "/a/b" */
+export const folderName = (path) => String(path).replace(/[\\/][^\\/]*$/, "");
 
 /** A log without the states of progress bars that were written over. */
 export const withoutBars = (log) => log.replace(/[^\n]*\r(?!\n)/g, "");

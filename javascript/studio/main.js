@@ -4,10 +4,12 @@ import { get, post } from "./api.js";
 import { placeDialogs } from "./dialogs.js";
 import { button, h, put, show, text } from "./dom.js";
 import { duration } from "./format.js";
+import { DatasetTab } from "./dataset.js";
 import { Live } from "./live.js";
 import { attempt } from "./presets.js";
 import { QueueTab } from "./queue.js";
 import { Tabs } from "./tabs.js";
+import { TOOL_KINDS, ToolsTab } from "./tools.js";
 import { TrainTab } from "./train.js";
 
 /** @param {HTMLElement} mount */
@@ -34,19 +36,42 @@ export async function start(mount) {
 
 function build(mount, schema) {
   const live = new Live(mount);
-  const train = new TrainTab(schema, live);
-  const queue = new QueueTab(live, schema, {
-    watch: (id) => {
-      train.run.pin(id);
+  const dataset = new DatasetTab(schema, live, {
+    train: (folder) => {
+      train.form.set("train_data_dir", folder);
       tabs.open("Train");
     },
-    change: (values) => {
-      train.load(values);
-      tabs.open("Train");
+    values: () => train.form.submitted(),
+  });
+  const train = new TrainTab(schema, live, {
+    edit: (folder) => {
+      dataset.open(folder);
+      tabs.open("Dataset");
     },
   });
+  const tools = new ToolsTab(live);
+  const queue = new QueueTab(
+    live,
+    {
+      train: {
+        watch: (job) => {
+          train.run.pin(job.id);
+          tabs.open("Train");
+        },
+        change: (job) => {
+          train.load(job.values);
+          tabs.open("Train");
+        },
+        defaults: () => schema.defaults,
+      },
+      ...toolHomes(tools, () => tabs.open("Tools")),
+    },
+    schema.host,
+  );
   const tabs = new Tabs([
     { name: "Train", element: train.element },
+    { name: "Dataset", element: dataset.element, opened: () => dataset.begin() },
+    { name: "Tools", element: tools.element, opened: () => tools.opened() },
     { name: "Queue", element: queue.element },
   ]);
   put(
@@ -55,10 +80,28 @@ function build(mount, schema) {
     banner(live),
     shutdownBanner(live),
     train.element,
+    dataset.element,
+    tools.element,
     queue.element,
   );
   placeDialogs(mount);
   live.refresh();
+}
+
+/** Where the queue's tool jobs are looked at and changed. */
+function toolHomes(tools, open) {
+  const home = (kind) => ({
+    watch: (job) => {
+      tools.watch(job.id);
+      open();
+    },
+    change: (job) => {
+      tools.load(job);
+      open();
+    },
+    defaults: () => tools.defaults(kind),
+  });
+  return Object.fromEntries(TOOL_KINDS.map((kind) => [kind, home(kind)]));
 }
 
 /** Says when the server does not answer, or wants a login again. */

@@ -93,7 +93,7 @@ const HEIGHT = 74,
   MOST_BARS = 24;
 
 /** Bars of the buckets' pictures, each as wide as its shape asks. */
-function bucketChart(buckets) {
+export function bucketChart(buckets) {
   const shown = [...buckets].sort((a, b) => a.width / a.height - b.width / b.height).slice(0, MOST_BARS);
   const most = Math.max(...shown.map((bucket) => bucket.pictures), 1);
   const width = shown.length * (BAR + GAP);

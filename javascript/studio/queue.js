@@ -6,16 +6,17 @@ import { breakable, button, h, icon, newId, put, show, text } from "./dom.js";
 import { whenDone } from "./done.js";
 import { clock, count, megabytes, withoutBars } from "./format.js";
 import { ACTIVE } from "./live.js";
-import { ACTIONS, Bar, epochWords, kindName, pill, progressOf, setPill, timeWords } from "./status.js";
+import { actionName, Bar, epochWords, kindName, pill, progressOf, setPill, timeWords } from "./status.js";
 
 export class QueueTab {
   /**
    * @param {import("./live.js").Live} live
-   * @param {Object} schema the server's answer to `form`
-   * @param {{watch: (id: string) => void, change: (values: Object) => void}} train what leads to the Train tab
+   * @param {Object<string, {watch: (job: Object) => void, change: (job: Object) => void, defaults: () => Object}>} homes
+   *   by kind of job: the tab that shows it, and takes its values into a form
+   * @param {Object} host
    */
-  constructor(live, schema, train) {
-    Object.assign(this, { live, train, defaults: schema.defaults, rows: new Map(), dragged: null });
+  constructor(live, homes, host) {
+    Object.assign(this, { live, homes, rows: new Map(), dragged: null });
     this.summary = h("span", { class: "ls-found", role: "status" });
     this.body = h("tbody");
     this.table = h(
@@ -32,7 +33,7 @@ export class QueueTab {
       ),
       this.body,
     );
-    this.empty = h("p", { class: "ls-empty" }, "The queue is empty. What is started on the Train tab is listed here.");
+    this.empty = h("p", { class: "ls-empty" }, "The queue is empty. What is started on the other tabs is listed here.");
     this.element = h(
       "section",
       { class: "ls-section ls-queue", "aria-label": "Queue" },
@@ -42,7 +43,7 @@ export class QueueTab {
         h("h2", {}, "Queue"),
         this.summary,
         h("span", { class: "ls-grow" }),
-        whenDone(live, schema.host),
+        whenDone(live, host),
       ),
       this.empty,
       this.table,
@@ -102,13 +103,16 @@ class Row {
     this.actions = Object.fromEntries(
       ["resume", "pause", "stop", "abort", "retry", "remove"].map((action) => [
         action,
-        button(ACTIONS[action], () => act_(action)),
+        button(actionName(action, job.kind), () => act_(action)),
       ]),
     );
-    this.watch = button("Watch", () => queue.train.watch(this.job.id));
-    this.change = button("Duplicate …", () => queue.train.change(this.job.values), {
-      title: "Load its values into the form, to change and start them anew",
-    });
+    const home = queue.homes[job.kind];
+    this.watch = home && button("Watch", () => home.watch(this.job));
+    this.change =
+      home &&
+      button("Duplicate …", () => home.change(this.job), {
+        title: "Load its values into the form, to change and start them anew",
+      });
     const detailsId = newId();
     this.more = button("Details", () => this.toggle());
     this.more.setAttribute("aria-expanded", "false");
@@ -126,7 +130,7 @@ class Row {
         h("div", { class: "ls-row ls-small" }, Object.values(this.actions), this.watch, this.change, this.more),
       ),
     );
-    this.details = new Details(detailsId, queue.defaults);
+    this.details = new Details(detailsId, () => home?.defaults() ?? {});
     this.dragging();
   }
 
@@ -173,8 +177,6 @@ class Row {
         : [progressOf(job).words, epochWords(job), timeWords(job)].filter(Boolean).join(" · "),
     );
     for (const [action, element] of Object.entries(this.actions)) show(element, job.can.includes(action));
-    show(this.watch, job.kind === "train");
-    show(this.change, job.kind === "train");
     const movable = job.can.includes("move");
     const waiting = jobs.filter((each) => each.can.includes("move"));
     this.handle.classList.toggle("ls-off", !movable);
@@ -217,6 +219,7 @@ class Details {
     this.files = h("ul", { class: "ls-list" });
     this.values = h("dl", { class: "ls-values" });
     this.others = h("dl", { class: "ls-values" });
+    this.same = h("details", { class: "ls-more" }, h("summary", {}, "Those at their defaults"), this.others);
     this.element = h(
       "tr",
       { class: "ls-details", id, hidden: true },
@@ -228,13 +231,7 @@ class Details {
           { class: "ls-details-grid" },
           h("section", {}, h("h3", {}, "Log"), this.log),
           h("section", {}, h("h3", {}, "Files"), this.files),
-          h(
-            "section",
-            {},
-            h("h3", {}, "Values"),
-            this.values,
-            h("details", { class: "ls-more" }, h("summary", {}, "Those at their defaults"), this.others),
-          ),
+          h("section", {}, h("h3", {}, "Values"), this.values, this.same),
         ),
       ),
     );
@@ -256,9 +253,11 @@ class Details {
       job.written.length === 0 && !job.state && h("li", { class: "ls-empty" }, "none"),
     );
     const given = Object.entries(job.values).filter(([, value]) => value !== null && value !== "");
-    const isDefault = ([name, value]) => String(value) === String(this.defaults[name]);
+    const defaults = this.defaults();
+    const isDefault = ([name, value]) => String(value) === String(defaults[name]);
     put(this.values, given.filter((each) => !isDefault(each)).map(row));
     put(this.others, given.filter(isDefault).map(row));
+    show(this.same, given.some(isDefault));
     try {
       text(this.log, withoutBars(await getText(`jobs/${encodeURIComponent(job.id)}/log`)) || "empty");
     } catch (error) {

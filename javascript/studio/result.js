@@ -1,6 +1,7 @@
 // What a finished run leaves: its file, what the check says, its card, and the saves of all epochs side by side.
 
 import { get, part, post } from "./api.js";
+import { copyText } from "./clipboard.js";
 import { tell } from "./dialogs.js";
 import { breakable, button, h, labelled, put, show, text } from "./dom.js";
 import { fileName, whole } from "./format.js";
@@ -34,7 +35,7 @@ export class Result {
     this.file = h("p", { class: "ls-path" });
     this.check = h("p", { class: "ls-help" });
     this.send = button("Send to txt2img", () => this.sendIt(), { kind: "primary" });
-    this.copy = button("Copy the path", () => this.copyPath(), { icon: "copy" });
+    this.copy = button("Copy the path", () => copyText(this.path, this.file, "The path"), { icon: "copy" });
     this.trigger = h("input", { class: "ls-input" });
     this.weight = h("input", { class: "ls-input ls-number", inputmode: "decimal", placeholder: "1" });
     this.notes = h("textarea", { class: "ls-input", rows: 2 });
@@ -138,17 +139,6 @@ export class Result {
   sendIt(path = this.path) {
     const { values } = this.job;
     sendToTxt2img(promptName(path), Number(values.preferred_weight) || 1, values.activation_text);
-  }
-
-  async copyPath() {
-    try {
-      await navigator.clipboard.writeText(this.path);
-      tell("The path is copied.");
-    } catch {
-      // only pages from this machine or over https may
-      getSelection().selectAllChildren(this.file);
-      tell("The path is marked: copy it with Ctrl+C.");
-    }
   }
 
   loadCard() {

@@ -122,10 +122,11 @@ export class StartPanel {
   }
 }
 
-function askName(path, free) {
+/** Ask for another name than that of a file that exists: {name}, {replace: true}, or null. */
+export function askName(path, free, title = "This LoRA exists already") {
   const input = h("input", { class: "ls-input", id: newId(), value: free });
   return ask(
-    "This LoRA exists already",
+    title,
     () => [
       h("p", { class: "ls-path" }, path),
       h("div", { class: "ls-field" }, h("label", { class: "ls-label", for: input.id }, "Another name"), input),

@@ -1,7 +1,7 @@
 // A job's status in words, colours and a bar, the same wherever a job is shown.
 
 import { h, text } from "./dom.js";
-import { duration, speed, whole } from "./format.js";
+import { duration, speed, took, whole } from "./format.js";
 
 const WORDS = {
   queued: "waiting",
@@ -48,9 +48,16 @@ export const epochWords = (job) => (job.epochs ? `epoch ${whole(Math.max(1, job.
 
 /** Speed and time left of a running job; how long an ended one took. */
 export function timeWords(job) {
-  if (job.ended && job.started) return `took ${duration(job.ended - job.started)}`;
+  if (job.ended && job.started) return `took ${took(job.ended - job.started)}`;
+  if (job.progress?.rate) return paceWords(job.progress);
   if (!job.seconds_per_step) return "";
   return `${speed(job.seconds_per_step)}, ${duration(job.seconds_left)} left`;
+}
+
+/** Of work in parts, such as layers. */
+function paceWords({ rate, seconds_left: left }) {
+  const pace = `${rate < 10 ? rate.toFixed(1) : whole(rate)} a second`;
+  return left === null || left === undefined ? pace : `${pace}, ${duration(left)} left`;
 }
 
 export class Bar {
@@ -84,3 +91,6 @@ export const ACTIONS = {
   retry: "Retry",
   remove: "Remove",
 };
+
+/** Training alone has something to save when it is stopped. */
+export const actionName = (action, kind) => (action === "stop" && kind !== "train" ? "Stop" : ACTIONS[action]);

@@ -1,16 +1,17 @@
-// Sub-tabs. A tab is {name, element}; the page has one entry for each.
+// Sub-tabs. A tab is {name, element, opened?}; the page has one entry for each.
 
 import { h, newId, show } from "./dom.js";
 import { recall, remember } from "./memory.js";
 
 export class Tabs {
-  /** @param {{name: string, element: HTMLElement}[]} tabs */
-  constructor(tabs) {
-    this.tabs = tabs;
+  /** @param {{name: string, element: HTMLElement, opened?: () => void}[]} tabs `opened` is called when it is shown
+   *  @param {{key?: string, label?: string}} look `key` is what the browser remembers the open one by */
+  constructor(tabs, { key = "tab", label = "LoRA Studio" } = {}) {
+    Object.assign(this, { tabs, key });
     this.list = h("div", {
       class: "ls-tabs",
       role: "tablist",
-      "aria-label": "LoRA Studio",
+      "aria-label": label,
       onkeydown: (event) => this.walk(event),
     });
     this.buttons = tabs.map((tab) => {
@@ -32,17 +33,18 @@ export class Tabs {
       return name;
     });
     this.list.append(...this.buttons);
-    const last = recall("tab");
+    const last = recall(key);
     this.open(tabs.some((tab) => tab.name === last) ? last : tabs[0].name);
   }
 
   open(name) {
-    remember("tab", name);
+    remember(this.key, name);
     this.tabs.forEach((tab, index) => {
       const chosen = tab.name === name;
       show(tab.element, chosen);
       this.buttons[index].setAttribute("aria-selected", String(chosen));
       this.buttons[index].tabIndex = chosen ? 0 : -1;
+      if (chosen) tab.opened?.();
     });
   }
 

@@ -2,12 +2,13 @@
 
 import { Advanced } from "./advanced.js";
 import { cachePanel } from "./cache.js";
-import { debounce, h } from "./dom.js";
+import { button, debounce, h } from "./dom.js";
 import { folderButton } from "./folder.js";
 import { Form } from "./form.js";
 import { recall, remember } from "./memory.js";
 import { Planner, PlanView } from "./plan.js";
 import { Presets } from "./presets.js";
+import { Refusal } from "./refusal.js";
 import { RunPanel } from "./run.js";
 import { StartPanel } from "./start.js";
 
@@ -15,12 +16,18 @@ import { StartPanel } from "./start.js";
 const LENGTHS = { max_train_epochs: "max_train_steps", max_train_steps: "max_train_epochs" };
 
 export class TrainTab {
-  /** @param {Object} schema the server's answer to `form`  @param {import("./live.js").Live} live */
-  constructor(schema, live) {
+  /**
+   * @param {Object} schema the server's answer to `form`
+   * @param {import("./live.js").Live} live
+   * @param {{edit: (folder: string) => void}} goTo other tabs
+   */
+  constructor(schema, live, goTo) {
+    this.goTo = goTo;
     const { host } = schema;
     this.form = new Form(schema, (name) => this.changed(name));
     this.planner = new Planner(this.form);
-    this.planner.addEventListener("plan", () => this.showRefusal());
+    const refusal = new Refusal(this.form, (error) => this.start.fail(error));
+    this.planner.addEventListener("plan", () => refusal.show(this.planner.error));
     this.planner.addEventListener("plan", () => this.settleEpochs());
     const simple = this.simplePart(schema);
     this.advanced = new Advanced(this.form, new Set(this.form.fields.keys()), (option) => this.look(option, schema));
@@ -51,7 +58,7 @@ export class TrainTab {
       form.field("train_data_dir", {
         label: "Folder",
         placeholder: host.dataset_dirs[0] ?? "",
-        after: folderButton(form, "train_data_dir"),
+        after: [folderButton(form, "train_data_dir"), this.editButton()],
       }),
       plan.element,
     );
@@ -100,6 +107,12 @@ export class TrainTab {
     return [dataset, lora];
   }
 
+  editButton() {
+    return button("Edit captions", () => this.goTo.edit(this.form.values.train_data_dir), {
+      title: "Open this folder in the tab Dataset",
+    });
+  }
+
   /** What a field of the Advanced part has beside the option's own. */
   look(option, schema) {
     if (option.name === "vae")
@@ -115,22 +128,6 @@ export class TrainTab {
     this.advanced?.refresh();
     this.keep?.();
     this.planner.later();
-  }
-
-  /** What the server refuses is shown while typing too, but nobody is told off for a form that is still empty. */
-  showRefusal() {
-    const { error } = this.planner;
-    // Of an earlier plan alone: what Start was refused for stays until its field is changed.
-    const refused = error && (error.field || "the form");
-    if (this.refused && this.refused !== refused) {
-      if (this.form.has(this.refused)) this.form.clearError(this.refused);
-      else this.start.fail(null);
-    }
-    this.refused = refused;
-    if (!error) return;
-    if (this.form.isChanged(error.field) || this.form.values[error.field])
-      this.form.showError(error, { focus: false });
-    else if (!this.form.has(error.field)) this.start.fail(error);
   }
 
   /** A preset's steps become whole epochs once the dataset is known; else the epochs that the steps make are hinted at. */

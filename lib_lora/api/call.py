@@ -15,7 +15,7 @@ from lib_lora.api.guard import Refusal
 from lib_lora.base.errors import StudioError
 
 MAX_BODY_BYTES = 64 * 2**20  # of a large picture as base64
-_KINDS = {dict: "an object", str: "a text", int: "a whole number"}
+_KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,7 +128,9 @@ def _selected(collection: Collection, query: str) -> list[int]:
 
 def _count_tokens(text: str) -> int:
     """Loads the vocabulary when the first text is counted. Raises StudioError where there is none."""
-    return _token_counter()(text)
+    from lib_lora.models import clip_assets
+
+    return clip_assets.token_counter()(text)
 
 
 def told(collection: Collection, applied: Applied) -> int:
@@ -175,14 +176,6 @@ def _edit(collection: Collection, flags: dict[str, Any]) -> int:
     for number, before, after in preview.examples[:_SHOWN]:
         print(f"  {collection.item(number).name}\n    - {before}\n    + {after}")
     return 0
-
-
-@functools.cache
-def _token_counter() -> Callable[[str], int]:
-    from lib_lora.models.clip_assets import vocabulary_folder
-    from lib_lora.text.tokenizer import Tokenizer
-
-    return Tokenizer.from_folder(vocabulary_folder(None)).count
 
 
 def _again(collection: Collection, act: Callable[[], Applied | None], nothing: str) -> int:
@@ -260,9 +253,10 @@ def _metadata_flags(name: str) -> Callable[[argparse.ArgumentParser], None]:
 
 def _health(collection: Collection, flags: dict[str, Any]) -> int:
     from lib_lora.cli.dataset_health import run_health
+    from lib_lora.models import clip_assets
 
     with contextlib.suppress(StudioError):  # the report says that tokens are not counted
-        collection.count_tokens = _token_counter()
+        collection.count_tokens = clip_assets.token_counter()
     return run_health(collection, flags, told)
 
 

@@ -49,7 +49,7 @@ from lib_lora.files.captions import replace_caption
 from lib_lora.files.image_header import PICTURE_EXTENSIONS
 
 _EXAMPLES = 20
-_STAGING_KEPT_S = 86_400.0
+_STAGING_KEPT_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -514,7 +514,8 @@ class Collection:
         replaced: Iterable[int | str] = (),
         what: str = "add pictures",
     ) -> Applied:
-        """Bring files into the dataset, as one entry of the history; undone, they go to the trash.
+        """Bring files into the dataset, as one entry of the history; undone, they lie in ``staging()`` again,
+        where they are kept for a month.
 
         Args:
             files: path in the dataset -> the file, best in ``staging()``, which is moved there.
@@ -911,8 +912,9 @@ def _stamp(path: str) -> Stamp | None:
 
 
 def _remove_old(folder: Path) -> None:
-    """What a tool left that was killed."""
+    """What a tool left that was killed, and what was undone long ago: a rename makes ``st_ctime`` new."""
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
-            if path.is_file() and path.stat().st_mtime < time.time() - _STAGING_KEPT_S:
+            status = path.stat()
+            if path.is_file() and max(status.st_mtime, status.st_ctime) < time.time() - _STAGING_KEPT_S:
                 path.unlink()

@@ -13,6 +13,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lib_lora.base.errors import StudioError
@@ -27,6 +28,8 @@ _OTHER_WORDS = {"tag": "name", "post_count": "count"}
 # Danbooru's numbers; a tagger's list adds 9. e621 numbers three more of its own.
 _CATEGORIES = {"0": "general", "1": "artist", "3": "copyright", "4": "character", "5": "meta", "9": "rating"}
 _CATEGORIES_OF_E621 = {**_CATEGORIES, "5": "species", "7": "meta", "8": "lore"}
+# In which captions are sorted by category.
+_ORDER = ("character", "copyright", "artist", "species", "general", "lore", "meta", "rating")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class KnownTags:
 
     def __len__(self) -> int:
         return len(self.categories)
+
+    @cached_property
+    def ranks(self) -> Mapping[str, int]:
+        """Tag -> the place of its category in a caption (``Collection.categories``)."""
+        return {tag: _ORDER.index(category) for tag, category in self.categories.items()}
 
     def search(self, part: str, most: int) -> list[KnownTag]:
         """Tags whose name, or another name of theirs, holds ``part``; the most frequent first."""

@@ -11,7 +11,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -144,6 +144,7 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+_O_BINARY = getattr(os, "O_BINARY", 0)  # Windows alone has it, and writes other line ends without it
 _SYNC_THREADS = 16  # a disk serves many that wait for it together in little more time than one
 
 
@@ -174,13 +175,15 @@ def replace_files(contents: Mapping[str, bytes], may_replace: Callable[[str], bo
                 _write_temporary(targets[path], temporaries[path], data)
         with _write_errors("", *temporaries.values()):
             _sync_files(list(temporaries.values()))
-        for path in contents:
-            if may_replace(path):
+        with _LettingGo() as old_files:
+            for path in contents:
+                if not may_replace(path):
+                    left.append(path)
+                    continue
                 with _write_errors(path, targets[path], temporaries[path]):
+                    old_files.hold(targets[path])
                     _replace(temporaries[path], targets[path])
                 del temporaries[path]
-            else:
-                left.append(path)
     finally:
         for temporary in temporaries.values():
             with contextlib.suppress(OSError):
@@ -197,11 +200,57 @@ def _write_temporary(target: str, temporary: str, data: bytes) -> None:
         mode = os.stat(target).st_mode
         if stat.S_ISDIR(mode) or not os.access(target, os.W_OK):
             _refuse_unwritable(Path(target))
-    with open(temporary, "xb", buffering=0) as file:
-        if file.write(data) != len(data):
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
+    try:
+        if os.write(handle, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
-        if mode is not None and stat.S_IMODE(mode) != stat.S_IMODE(os.fstat(file.fileno()).st_mode):
+        if mode is not None and stat.S_IMODE(mode) != stat.S_IMODE(os.fstat(handle).st_mode):
             os.chmod(temporary, stat.S_IMODE(mode))
+    finally:
+        os.close(handle)
+
+
+class _LettingGo:
+    """Holds files open over their replacement, and lets go of them by several threads. A file's room is given back when
+    nobody holds it any more, and where the disk is told so each time (the mount option "discard"), that takes as long
+    as a write."""
+
+    _MOST = 160  # open at a time; a system may allow no more than 256
+
+    def __init__(self) -> None:
+        self._handles: list[int] = []
+        self._closing: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(_SYNC_THREADS)
+
+    def __enter__(self) -> _LettingGo:
+        return self
+
+    def hold(self, path: str) -> None:
+        if _on_windows():  # which does not replace a file that is open
+            return
+        if len(self._handles) >= self._MOST // 2:
+            self._let_go()
+        with contextlib.suppress(OSError):  # a new file replaces none; one that cannot be read is let go at once
+            self._handles.append(os.open(path, os.O_RDONLY))
+
+    def _let_go(self) -> None:
+        for closing in self._closing:
+            closing.result()
+        handles, self._handles = self._handles, []
+        shares = [handles[start::_SYNC_THREADS] for start in range(_SYNC_THREADS)]
+        self._closing = [self._pool.submit(_close_all, share) for share in shares if share]
+
+    def __exit__(self, *_: object) -> None:
+        if len(self._handles) < _SYNC_THREADS:
+            _close_all(self._handles)
+        else:
+            self._let_go()
+        self._pool.shutdown()
+
+
+def _close_all(handles: list[int]) -> None:
+    for handle in handles:
+        os.close(handle)
 
 
 def _sync_files(paths: list[str]) -> None:
@@ -221,8 +270,11 @@ def _sync_share(paths: list[str]) -> None:
 
 
 def _sync_file(path: str) -> None:
-    with open(path, "rb+", buffering=0) as file:
-        os.fsync(file.fileno())
+    handle = os.open(path, os.O_RDWR | _O_BINARY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

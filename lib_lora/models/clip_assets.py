@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,18 @@ def vocabulary_folder(yaml_folder: Path | None, host_folder: Path | None = None)
     if yaml_folder is not None:
         raise StudioError("no vocabulary in this folder", file=yaml_folder, allowed=" and ".join(_VOCABULARY))
     return _from_hub()
+
+
+@functools.cache
+def token_counter() -> Callable[[str], int]:
+    """Counts the tokens of a text as Stable Diffusion's first text encoder does.
+
+    Raises:
+        StudioError: CLIP's vocabulary is neither on this machine nor to be had.
+    """
+    from lib_lora.text.tokenizer import Tokenizer
+
+    return Tokenizer.from_folder(vocabulary_folder(None)).count
 
 
 def _from_hub() -> Path:

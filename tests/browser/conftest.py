@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from studio_page import STARTED_MS, Studio, act_on_all, expect, opened
 from webui_server import start_webui, webui_server  # noqa: F401 - fixtures of ours, too
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,3 +99,27 @@ def site(request) -> Site:
         return request.getfixturevalue("standalone")
     server = request.getfixturevalue("webui_server")
     return Site(f"{server.url}/", server.lora_dir, tab="LoRA Studio")
+
+
+@pytest.fixture(scope="module")
+def context(browser) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def studio(context, site, dataset) -> Iterator[Studio]:
+    with opened(context, site, dataset) as studio:
+        yield studio
+
+
+@pytest.fixture
+def empty_queue(studio) -> Iterator[None]:
+    """A test that starts jobs leaves none behind."""
+    yield
+    act_on_all(studio, "remove")  # those that wait first, or the next one would start
+    act_on_all(studio, "abort")
+    act_on_all(studio, "stop")  # a tool's job has no abort
+    expect(lambda: not any({"abort", "stop"} & set(job["can"]) for job in studio.answer("jobs")["jobs"]), STARTED_MS)
+    act_on_all(studio, "remove")

@@ -43,18 +43,17 @@ def test_scan_and_filter(run):
 
 
 def test_tokens_are_counted_with_the_vocabulary_that_there_is(run, monkeypatch, tmp_path):
-    from lib_lora.cli import dataset
     from lib_lora.models import clip_assets
     from tiny import write_clip_folder
 
-    dataset._token_counter.cache_clear()
+    clip_assets.token_counter.cache_clear()
     write_clip_folder(tmp_path / "clip")
     monkeypatch.setattr(clip_assets, "vocabulary_folder", lambda folder: tmp_path / "clip")
     assert run("filter", "tokens>0 -tokens>100000") == (0, "a.png\nb.png\n")
     code, text = run("edit", "truncate", "--tokens", "1", "--dry_run")
     assert code == 0
     assert "2 of 3 captions would change" in text
-    dataset._token_counter.cache_clear()
+    clip_assets.token_counter.cache_clear()
 
 
 def test_an_edit_is_previewed_made_undone_and_redone(run, folder):

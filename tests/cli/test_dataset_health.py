@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from lib_lora.base.errors import StudioError
-from lib_lora.cli import dataset
 from lib_lora.cli.main import main
+from lib_lora.models import clip_assets
 
 SIZES = ["--resolution", "64", "--min_bucket_reso", "64"]
 
@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     def no_vocabulary():
         raise StudioError("no vocabulary")
 
-    monkeypatch.setattr(dataset, "_token_counter", no_vocabulary)
+    monkeypatch.setattr(clip_assets, "token_counter", no_vocabulary)
     folder = tmp_path / "2_zorb"
     folder.mkdir()
     for number in range(3):

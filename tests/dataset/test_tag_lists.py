@@ -47,6 +47,8 @@ def test_categories_are_the_lists(lists):
     categories = lists.known().categories
     assert categories["hatsune miku"] == "character" and categories["fate (series)"] == "copyright"
     assert categories["translation request"] == "meta" and categories["long hair"] == "general"
+    ranks = lists.known().ranks
+    assert ranks["hatsune miku"] < ranks["fate (series)"] < ranks["long hair"] < ranks["translation request"]
     lists.add("my e621.csv", "fox,5,9\n")
     assert lists.known().categories["fox"] == "species"
 

@@ -154,6 +154,19 @@ def test_many_files_are_written_with_the_permissions_and_links_that_they_have(tm
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files cannot be counted here")
+def test_no_file_stays_open_after_many_were_replaced(tmp_path):
+    contents = many(tmp_path, 300)
+    for path in contents:
+        Path(path).write_bytes(b"old")
+    before = len(os.listdir("/proc/self/fd"))
+    most = []
+    replace_files(contents, lambda path: most.append(len(os.listdir("/proc/self/fd"))) or True)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert before < max(most) < before + 200
+    assert {path: Path(path).read_bytes() for path in contents} == contents
+
+
 def test_none_of_many_files_is_changed_before_all_are_written(tmp_path, monkeypatch):
     contents, synced = many(tmp_path), []
     for path in contents:

@@ -1,0 +1,74 @@
+"""Suggestions for tags, and the lists that people drop in for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lib_lora.api.call import Call, not_found
+from lib_lora.api.open_datasets import OpenDataset
+from lib_lora.api.studio import Studio
+from lib_lora.base.errors import StudioError
+
+if TYPE_CHECKING:
+    from lib_lora.dataset.tag_lists import KnownTags, TagLists
+
+_MOST = 24  # suggestions
+_lists: dict[str, TagLists] = {}
+# Where no list knows a tag, its group says something.
+_GROUPS = {"counts": "people", "hair_colours": "looks", "eye_colours": "looks", "hair_lengths": "looks"}
+_GROUPS |= {"several_hair_colours": "looks", "several_eye_colours": "looks", "poses": "pose", "metadata": "meta"}
+
+
+def tag_lists(studio: Studio) -> TagLists:
+    from lib_lora.dataset.tag_lists import TagLists
+
+    folder = studio.host.data_dir / "tags"
+    return _lists.setdefault(str(folder), TagLists(folder))
+
+
+def all_lists(studio: Studio, call: Call) -> Any:
+    lists = tag_lists(studio)
+    return {"lists": lists.names(), "tags": len(lists.known())}
+
+
+def add(studio: Studio, call: Call) -> Any:
+    tag_lists(studio).add(call.given("name", str), call.given("text", str))
+    return all_lists(studio, call)
+
+
+def remove(studio: Studio, call: Call) -> Any:
+    try:
+        tag_lists(studio).remove(call.path["name"])
+    except StudioError as error:
+        raise not_found(error.problem, field=error.field, came=error.came, allowed=error.allowed) from error
+    return all_lists(studio, call)
+
+
+def suggestions(studio: Studio, found: OpenDataset, text: str) -> list[dict[str, Any]]:
+    """Tags that hold ``text``: the dataset's own first, those that begin with it before the others, then the lists'."""
+    from lib_lora.dataset.tag_groups import plain
+
+    known, wanted = tag_lists(studio).known(), plain(text)
+    if not wanted:
+        return []
+    here = {tag: count for tag, count in found.collection.tag_counts() if wanted in plain(tag)}
+    own = sorted(here, key=lambda tag: (not plain(tag).startswith(wanted), -here[tag], tag))[:_MOST]
+    views = [{"tag": tag, "here": here[tag], "category": category_of(known, tag)} for tag in own]
+    forms = {plain(tag) for tag in own}
+    others = known.search(text, _MOST)
+    more = [
+        {"tag": each.tag, "posts": each.posts, "category": each.category, "alias": each.alias}
+        for each in sorted(others, key=lambda each: not (each.alias or each.tag).startswith(wanted))
+        if each.tag not in forms
+    ]
+    return (views + more)[:_MOST]
+
+
+def category_of(known: KnownTags, tag: str) -> str:
+    """What kind of tag it is: as the lists say, else by its group; empty where nobody knows."""
+    from lib_lora.dataset.tag_groups import in_group, plain
+
+    listed = known.categories.get(plain(tag))
+    if listed:
+        return listed
+    return next((category for group, category in _GROUPS.items() if in_group(tag, group)), "")

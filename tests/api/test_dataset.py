@@ -1,0 +1,320 @@
+"""The routes of the Dataset tab, over real folders."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from PIL import Image
+
+from lib_lora.api import open_datasets
+from lib_lora.api.open_datasets import DATASETS, OpenDatasets
+
+ROUTES = "/lora-studio/"
+CAPTIONS = {"1.png": "zorb, red hair, hat", "2.jpg": "zorb, blue hair", "3.png": "zorb, red hair", "4.png": None}
+WAIT_SECONDS = 20
+
+
+@pytest.fixture(autouse=True)
+def closed_afterwards(monkeypatch):
+    """No test sees another's datasets, and none asks the network for a vocabulary."""
+    monkeypatch.setattr(open_datasets, "token_counter", lambda: lambda text: len(text.replace(",", " ,").split()))
+    yield
+    DATASETS.close_idle(longer_than=0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "set" / "10_zorb"
+    place.mkdir(parents=True)
+    for index, (name, caption) in enumerate(CAPTIONS.items()):
+        Image.new("RGB", (300 + 10 * index, 400), (60 * index, 90, 200)).save(place / name)
+        if caption is not None:
+            (place / name).with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return place.parent
+
+
+class Desk:
+    """An open dataset as a page talks of it."""
+
+    def __init__(self, client, folder):
+        self.client, self.folder = client, folder
+        self.status = self.opened(folder)
+        self.id = self.status["id"]
+        columns = self.get("items")
+        self.ids = {name.rpartition("/")[2]: id for name, id in zip(columns["names"], columns["ids"])}
+
+    def opened(self, folder):
+        answer = self.client.post(f"{ROUTES}dataset/open", json={"folder": str(folder)}).json()
+        until = time.monotonic() + WAIT_SECONDS
+        while answer["opening"] and time.monotonic() < until:
+            time.sleep(0.02)
+            answer = self.client.get(f"{ROUTES}dataset/{answer['id']}").json()
+        return answer
+
+    def get(self, path, status=200):
+        answer = self.client.get(f"{ROUTES}dataset/{self.id}/{path}".rstrip("/"))
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def post(self, path, body=None, status=200):
+        answer = self.client.post(f"{ROUTES}dataset/{self.id}/{path}", json=body or {})
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def task(self, path, body):
+        """Start what takes a while and wait for it."""
+        view, until = self.post(path, body), time.monotonic() + WAIT_SECONDS
+        while view["running"] and time.monotonic() < until:
+            time.sleep(0.02)
+            view = self.get("task")
+        assert view["error"] is None, view["error"]
+        return view["result"]
+
+    def caption(self, name):
+        path = (self.folder / "10_zorb" / name).with_suffix(".txt")
+        return path.read_text("utf-8") if path.exists() else None
+
+    def names(self, query, **more):
+        by_id = {id: name for name, id in self.ids.items()}
+        return [by_id[id] for id in self.post("filter", {"query": query, **more})["ids"]]
+
+
+@pytest.fixture
+def desk(client, folder):
+    return Desk(client, folder)
+
+
+def test_a_folder_is_opened_and_its_pictures_come_in_columns(desk, client):
+    status = desk.status
+    assert status["error"] is None and status["read_only"] is None
+    assert (status["undo"], status["redo"]) == (None, None)
+    answer = client.get(f"{ROUTES}dataset/{desk.id}/items")
+    columns = answer.json()
+    assert [name for name in columns["names"]] == [f"10_zorb/{name}" for name in CAPTIONS]
+    assert columns["widths"] == [300, 310, 320, 330] and columns["flags"] == [0, 0, 0, 1]
+    again = client.get(f"{ROUTES}dataset/{desk.id}/items", headers={"If-None-Match": answer.headers["etag"]})
+    assert again.status_code == 304
+    assert desk.opened(desk.folder)["id"] == desk.id
+
+
+def test_what_is_not_there_is_said(desk, client, tmp_path):
+    assert client.get(f"{ROUTES}dataset/0123").status_code == 404
+    assert desk.get("items/99", 404)["error"]["field"] == "item"
+    assert desk.get("thumb/x", 404)["error"]["field"] == "item"
+    error = client.post(f"{ROUTES}dataset/open", json={"folder": str(tmp_path / "nowhere")})
+    assert error.status_code == 422 and error.json()["error"]["field"] == "folder"
+
+
+def test_others_open_only_what_they_are_allowed_to(exposed_client, client, folder, pictures):
+    refused = exposed_client.post(f"{ROUTES}dataset/open", json={"folder": str(folder)})
+    assert refused.status_code == 422 and refused.json()["error"]["field"] == "folder"
+    mine = Desk(client, folder)
+    assert exposed_client.get(f"{ROUTES}dataset/{mine.id}").status_code == 422
+    assert exposed_client.get(f"{ROUTES}dataset/{mine.id}/picture/{mine.ids['1.png']}").status_code == 422
+    theirs = Desk(exposed_client, pictures)
+    theirs.post("move", {"ids": [], "folder": str(folder)}, 422)
+
+
+def test_one_picture_has_its_caption_and_what_is_known_of_its_tags(desk):
+    view = desk.get(f"items/{desk.ids['1.png']}")
+    assert view["caption"] == CAPTIONS["1.png"] and view["locked"] is None and view["mask"] is False
+    assert [(each["tag"], each["count"], each["category"]) for each in view["tags"]] == [
+        ("zorb", 3, ""),
+        ("red hair", 2, "looks"),
+        ("hat", 1, ""),
+    ]
+    assert (view["width"], view["height"], view["repeats"], view["concept"]) == (300, 400, 10, "zorb")
+
+
+def test_filters_sort_and_mistakes(desk):
+    assert desk.names("red hair -hat") == ["3.png"]
+    assert desk.names("is:uncaptioned") == ["4.png"]
+    assert desk.names("selected", selected=[desk.ids["2.jpg"]]) == ["2.jpg"]
+    assert desk.names("", by="width", reverse=True) == ["4.png", "3.png", "2.jpg", "1.png"]
+    error = desk.post("filter", {"query": "hat tags>x"}, 422)["error"]
+    assert error["field"] == "filter" and "position 10" in error["message"]
+
+
+def test_tags_are_counted_over_all_and_over_some(desk):
+    counts = desk.post("tags")
+    assert dict(zip(counts["tags"], counts["counts"])) == {"zorb": 3, "red hair": 2, "hat": 1, "blue hair": 1}
+    assert desk.post("tags", {"ids": [desk.ids["2.jpg"]]})["tags"] == ["blue hair", "zorb"]
+    desk.post("tags", {"ids": ["1"]}, 422)
+
+
+def test_a_caption_is_taken_apart_and_its_portions_of_75_tokens_found(desk):
+    wait_for(lambda: desk.post("parts", {"text": "a"})["tokens"] is not None)
+    text = ", ".join(f"tag{index}" for index in range(40))  # two tokens each with their commas
+    found = desk.post("parts", {"text": text})
+    assert found["tokens"] == 79 and found["before"][:2] == ["tag0", "tag1"]
+    assert [text[cut:].split(",")[0].strip() for cut in found["cuts"]] == ["tag37"]
+    sentence = "A tall girl in a red coat stands under a tree, holding the hat of her old aunt."
+    assert desk.post("parts", {"text": f"zorb, {sentence} indoors"})["prose"] == sentence
+
+
+def test_captions_are_written_and_a_conflict_is_given_back(desk):
+    id, was = desk.ids["2.jpg"], CAPTIONS["2.jpg"]
+    done = desk.post("captions", {"new": {id: "zorb, mine"}, "was": {id: was}})
+    assert done["changed"] == [id] and done["conflicts"] == [] and done["status"]["undo"] == "caption"
+    late = desk.post("captions", {"new": {id: "zorb, too late"}, "was": {id: was}})
+    assert [(each["id"], each["text"]) for each in late["conflicts"]] == [(id, "zorb, mine")]
+    assert desk.caption("2.jpg") == "zorb, mine"
+    refused = desk.post("captions", {"new": {id: ""}, "was": {id: "zorb, mine"}})
+    assert [each["id"] for each in refused["conflicts"]] == [id] and desk.caption("2.jpg") == "zorb, mine"
+    desk.post("captions", {"new": {id: ""}, "was": {id: "zorb, mine"}, "empty": [id]})
+    assert desk.caption("2.jpg") is None
+    desk.post("captions", {"new": {"x": "y"}, "was": {}}, 422)
+
+
+def test_captions_are_deleted_and_the_first_ones_brought_back(desk):
+    id = desk.ids["1.png"]
+    desk.post("captions", {"new": {id: "one"}, "was": {id: CAPTIONS["1.png"]}})
+    desk.post("captions", {"new": {id: "two"}, "was": {id: "one"}})
+    desk.post("captions/delete", {"ids": [id]})
+    assert desk.caption("1.png") is None and (desk.folder / "10_zorb" / "1.png").exists()
+    desk.post("captions/first", {"ids": [id]})
+    assert desk.caption("1.png") == CAPTIONS["1.png"]
+
+
+def test_an_edit_is_shown_made_undone_and_done_again(desk, client):
+    kinds = client.get(f"{ROUTES}dataset/edits").json()["edits"]
+    add = next(each for each in kinds if each["name"] == "add")
+    assert [option["name"] for option in add["options"]] == ["tags", "at", "place", "move"]
+    body = {"edit": "add", "values": {"tags": "sky", "at": "front"}, "ids": list(desk.ids.values())}
+    preview = desk.post("edit/preview", body)
+    assert preview["changed"] == 4
+    assert preview["examples"][0] == [desk.ids["1.png"], "zorb, red hair, hat", "sky, zorb, red hair, hat"]
+    assert desk.caption("1.png") == CAPTIONS["1.png"]
+    assert len(desk.post("edit/apply", body)["changed"]) == 4
+    assert desk.caption("1.png") == "sky, zorb, red hair, hat" and desk.caption("4.png") == "sky"
+    undone = desk.post("undo")
+    assert undone["status"]["redo"] == "add sky" and desk.caption("4.png") is None
+    assert desk.post("redo")["status"]["undo"] == "add sky" and desk.caption("1.png").startswith("sky")
+    assert [each["what"] for each in desk.get("history")["entries"]] == ["add sky"]
+    by_category = {"edit": "sort", "values": {"by": "category"}, "ids": [desk.ids["1.png"]]}
+    assert desk.post("edit/preview", by_category, 422)["error"]["field"] == "by"
+    client.post(f"{ROUTES}dataset/tag-lists", json={"name": "a.csv", "text": "hat,4,1\nsky,0,1\nred hair,0,1\n"})
+    assert desk.post("edit/preview", by_category)["examples"][0][2].startswith("hat, ")
+    wrong = desk.post("edit/preview", {**body, "values": {"tags": "", "at": "front"}}, 422)
+    assert wrong["error"]["field"] == "tags"
+
+
+def test_pictures_are_moved_copied_and_thrown_away(desk):
+    other = desk.folder / "3_other"
+    other.mkdir()
+    desk.post("copy", {"ids": [desk.ids["1.png"]], "folder": str(other)})
+    assert (other / "1.txt").read_text("utf-8") == CAPTIONS["1.png"]
+    desk.post("move", {"ids": [desk.ids["2.jpg"]], "folder": str(other)})
+    assert (other / "2.jpg").exists() and not (desk.folder / "10_zorb" / "2.jpg").exists()
+    desk.post("trash", {"ids": [desk.ids["3.png"]]})
+    assert desk.caption("3.png") is None
+    desk.post("undo")
+    assert desk.caption("3.png") == CAPTIONS["3.png"]
+
+
+def test_thumbnails_are_small_kept_and_known_to_the_browser(desk, client, studio):
+    path = f"{ROUTES}dataset/{desk.id}/thumb/{desk.ids['2.jpg']}"
+    small = client.get(f"{path}?v=1")
+    assert small.status_code == 200 and small.headers["content-type"] == "image/jpeg"
+    assert "immutable" in small.headers["cache-control"]
+    assert len(list((studio.host.data_dir / "thumbnails").rglob("*.jpg"))) == 1
+    assert client.get(path, headers={"If-None-Match": small.headers["etag"]}).status_code == 304
+    whole = client.get(f"{ROUTES}dataset/{desk.id}/picture/{desk.ids['2.jpg']}")
+    assert whole.content == (desk.folder / "10_zorb" / "2.jpg").read_bytes()
+    (desk.folder / "10_zorb" / "2.jpg").write_bytes(b"no picture")
+    assert client.get(path).status_code == 404
+
+
+def test_suggestions_and_lists_of_tags(desk, client, studio):
+    lists = f"{ROUTES}dataset/tag-lists"
+    csv = 'red_shoes,0,900,"crimson_shoes,ruby"\nzorb_(series),3,50,\n'
+    assert client.post(lists, json={"name": "booru.csv", "text": csv}).json() == {"lists": ["booru.csv"], "tags": 2}
+    found = desk.get("complete?text=Red")["tags"]
+    assert [each["tag"] for each in found] == ["red hair", "red shoes"] and found[0]["here"] == 2
+    assert desk.get("complete?text=crim")["tags"][0]["alias"] == "crimson shoes"
+    assert desk.get("complete?text=zorb")["tags"][1]["category"] == "copyright"
+    assert client.post(lists, json={"name": "../x.csv", "text": csv}).status_code == 422
+    assert client.post(lists, json={"name": "x.csv", "text": ""}).json()["error"]["field"] == "text"
+    assert client.delete(f"{lists}/booru.csv").json() == {"lists": [], "tags": 0}
+    assert client.delete(f"{lists}/booru.csv").status_code == 404
+
+
+def test_what_other_programs_do_is_taken(desk):
+    before = desk.get("")["version"]
+    (desk.folder / "10_zorb" / "2.txt").write_text("zorb, by hand", encoding="utf-8")
+    wait_for(lambda: desk.get("")["version"] != before)
+    assert desk.get(f"items/{desk.ids['2.jpg']}")["caption"] == "zorb, by hand"
+
+
+def test_the_health_report_and_a_fix(desk, client):
+    assert client.get(f"{ROUTES}dataset/health").json()["defaults"]["resolution"] == "512"
+    (desk.folder / "10_zorb" / "1.txt").write_text("zorb, hat, hat", encoding="utf-8")
+    desk.post("refresh")
+    report = desk.task("health", {"values": {"resolution": "256", "look_at_pixels": False}})
+    place, finding = next(
+        (place, each) for place, each in enumerate(report["findings"]) if "hat" in each["tags"] and each["fix"]
+    )
+    assert finding["items"] == [desk.ids["1.png"]] and report["buckets"] and report["steps"]
+    body = {"finding": place, "version": report["version"]}
+    assert desk.post("health/preview", body)["examples"] == [[desk.ids["1.png"], "zorb, hat, hat", "zorb, hat"]]
+    desk.post("health/fix", body)
+    assert desk.caption("1.png") == "zorb, hat"
+    assert desk.get("health")["stale"] is True
+    assert desk.post("health/fix", {**body, "version": -1}, 422)["error"]["field"] == "finding"
+    assert desk.post("health", {"values": {"resolution": "x", "subject": "no"}}, 422)["error"]["field"] == "subject"
+
+
+def test_picture_tools_and_masks(desk, client):
+    tools = client.get(f"{ROUTES}dataset/tools").json()["tools"]
+    assert "flip" in [each["name"] for each in tools]
+    id = desk.ids["1.png"]
+    done = desk.task("tools/crop", {"ids": [id], "values": {"left": 10, "top": 0, "right": 110, "bottom": 50}})
+    assert done["added"] == 1 and done["conflicts"] == []
+    assert Image.open(desk.folder / "10_zorb" / "1-crop.png").size == (100, 50)
+    assert desk.caption("1-crop.png") == CAPTIONS["1.png"]
+    left, top, right, bottom = desk.post(f"box/{id}", {"aspect": "1:1"})["box"]
+    assert right - left == bottom - top == 300
+    assert desk.get(f"mask/{id}", 404)["error"]["field"] == "item"
+    stroke = {"points": [[10, 10], [90, 10]], "radius": 5, "white": False}
+    desk.post(f"mask/{id}", {"start": "white", "strokes": [stroke]})
+    mask = Image.open(desk.folder / "10_zorb" / "masks" / "1.png")
+    assert mask.size == (300, 400) and mask.getpixel((50, 10)) == 0 and mask.getpixel((50, 100)) == 255
+    assert client.get(f"{ROUTES}dataset/{desk.id}/mask/{id}").headers["content-type"] == "image/png"
+    assert desk.get(f"items/{id}")["mask"] is True
+    client.delete(f"{ROUTES}dataset/{desk.id}/mask/{id}")
+    assert desk.get(f"items/{id}")["mask"] is False
+    desk.post(f"mask/{id}", {"start": "white", "strokes": [{"points": []}]}, 422)
+    desk.post("tools/dance", {"ids": [], "values": {}}, 422)
+
+
+def test_taggers_are_offered_and_kept_scores_asked(desk, client):
+    form = client.get(f"{ROUTES}dataset/tagging").json()
+    assert form["taggers"] and "general_threshold" in form["defaults"]
+    assert desk.get("tagging") == {"taggers": []}
+    assert desk.post("tagging/count", {"values": {}})["pictures"] == 0
+    assert desk.post("tagging/preview", {"values": {}}) == {"changed": 0, "examples": []}
+    assert desk.post("tagging/disagreements", {"values": {}}) == {"tags": [], "more": 0}
+    assert desk.get(f"tagging/{desk.ids['1.png']}") == {"taggers": {}}
+    assert desk.post("tagging/write", {"values": {}})["changed"] == []
+    assert desk.post("tagging/count", {"values": {"exclude": "("}}, 422)["error"]["field"] == "exclude"
+
+
+def test_a_dataset_that_nobody_looks_at_is_closed(folder):
+    datasets = OpenDatasets()
+    found = datasets.open(folder)
+    found.wait(WAIT_SECONDS)
+    assert datasets.open(folder) is found and datasets.get(found.id) is found
+    datasets.close_idle()
+    assert datasets.get(found.id) is found
+    datasets.close_idle(longer_than=0)
+    assert datasets.get(found.id) is None
+    assert datasets.open(folder).token != found.token
+    datasets.close_idle(longer_than=0)
+
+
+def wait_for(condition):
+    until = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
