@@ -28,14 +28,20 @@ function resultOf(job) {
 }
 
 export class Result {
-  /** @param {{lora_dir: string}} host */
-  constructor(host) {
+  /**
+   * @param {{lora_dir: string}} host
+   * @param {(values: Object) => void} again puts a run's settings into the form
+   */
+  constructor(host, again) {
     this.host = host;
     this.drawn = "";
     this.file = h("p", { class: "ls-path" });
     this.check = h("p", { class: "ls-help" });
     this.send = button("Send to txt2img", () => this.sendIt(), { kind: "primary" });
     this.copy = button("Copy the path", () => copyText(this.path, this.file, "The path"), { icon: "copy" });
+    this.again = button("Train again …", () => again(this.job.values), {
+      title: "These settings once more, with the pictures that the folder holds now",
+    });
     this.trigger = h("input", { class: "ls-input" });
     this.weight = h("input", { class: "ls-input ls-number", inputmode: "decimal", placeholder: "1" });
     this.notes = h("textarea", { class: "ls-input", rows: 2 });
@@ -66,7 +72,7 @@ export class Result {
       h("h3", {}, "Result"),
       this.file,
       this.check,
-      h("div", { class: "ls-row" }, this.send, this.copy),
+      h("div", { class: "ls-row" }, this.send, this.copy, this.again),
       this.card,
       this.saves,
     );

@@ -14,8 +14,11 @@ import { ACTIONS, Bar, epochWords, pill, progressOf, setPill, timeWords, whereWo
 const BUTTONS = { pause: "primary", resume: "primary", save: "plain", stop: "plain", abort: "stop", retry: "plain" };
 
 export class RunPanel {
-  /** @param {import("./live.js").Live} live */
-  constructor(live, host) {
+  /**
+   * @param {import("./live.js").Live} live
+   * @param {(values: Object) => void} again puts a run's settings into the form
+   */
+  constructor(live, host, again) {
     this.live = live;
     this.host = host;
     this.pinned = recall("job");
@@ -25,12 +28,12 @@ export class RunPanel {
       { class: "ls-empty" },
       "Nothing has been started yet. A run's progress, loss and previews are shown here.",
     );
-    this.build(host);
+    this.build(host, again);
     this.element = h("section", { class: "ls-section ls-run", "aria-label": "Run" }, this.empty, this.body);
     live.addEventListener("jobs", () => this.update());
   }
 
-  build(host) {
+  build(host, again) {
     this.name = h("h2");
     this.pill = pill("queued");
     this.kind = h("span", { class: "ls-help" });
@@ -48,7 +51,7 @@ export class RunPanel {
       ]),
     );
     this.gallery = new Gallery();
-    this.result = new Result(host);
+    this.result = new Result(host, again);
     this.body = h(
       "div",
       { class: "ls-run-body", hidden: true },

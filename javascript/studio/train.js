@@ -2,6 +2,7 @@
 
 import { Advanced } from "./advanced.js";
 import { cachePanel } from "./cache.js";
+import { tell } from "./dialogs.js";
 import { button, debounce, h } from "./dom.js";
 import { folderButton } from "./folder.js";
 import { Form } from "./form.js";
@@ -32,7 +33,7 @@ export class TrainTab {
     const simple = this.simplePart(schema);
     this.advanced = new Advanced(this.form, new Set(this.form.fields.keys()), (option) => this.look(option, schema));
     this.start = new StartPanel(this.form, this.planner, live, host, (job, alone) => alone && this.run.pin(job.id));
-    this.run = new RunPanel(live, host);
+    this.run = new RunPanel(live, host, (values) => this.again(values));
     this.keep = debounce(
       () => remember("draft", { values: this.form.changes(), preset: this.presets.applied?.id ?? null }),
       300,
@@ -148,6 +149,19 @@ export class TrainTab {
     this.presets.draw();
     this.form.fill(values);
   }
+
+  /** A run's settings once more, under a name of their own. */
+  again(values) {
+    this.load({ ...values, output_name: nextName(values.output_name) });
+    this.element.scrollIntoView({ block: "start" });
+    tell("The form has this run's settings. Start trains with the pictures that the folder holds now.");
+  }
+}
+
+/** "zorb" -> "zorb-2" -> "zorb-3". */
+function nextName(name) {
+  const [, stem, number] = /^(.*?)(?:-(\d{1,4}))?$/.exec(name ?? "");
+  return stem ? `${stem}-${Number(number ?? 1) + 1}` : "";
 }
 
 /** The loaded checkpoint first, where the host lends it. */

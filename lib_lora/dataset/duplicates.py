@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 
 HASH_BITS = 64
+_MOST_COLOUR_STEP = 16  # levels of 255 on the mean: another crop or encoding stays below, another colour of a wall not
 _ROWS_AT_ONCE = 256
 _BLOCK_BYTES = 1 << 20
 
 
-def look_alikes(hashes: Sequence[int] | np.ndarray, distance: int) -> list[list[int]]:
+def look_alikes(
+    hashes: Sequence[int] | np.ndarray, distance: int, colours: Sequence[str] | None = None
+) -> list[list[int]]:
     """Groups of places whose hashes are linked by steps of at most ``distance`` bits, largest group first.
 
     Multi-index hashing (Norouzi, Punjani, Fleet: Fast Search in Hamming Space, 2012): of ``distance + 1`` bands of bits
@@ -25,6 +28,7 @@ def look_alikes(hashes: Sequence[int] | np.ndarray, distance: int) -> list[list[
     Args:
         hashes: n perceptual hashes of 64 bits.
         distance: 0 to 16 bits.
+        colours: of each picture (``PictureFacts.colours``): what looks the same in grey alone is told apart.
 
     Returns:
         Ascending places within a group; no place is in two.
@@ -39,7 +43,26 @@ def look_alikes(hashes: Sequence[int] | np.ndarray, distance: int) -> list[list[
     groups: dict[int, list[int]] = defaultdict(list)
     for place, label in enumerate(labels[member_of.reshape(-1)].tolist()):
         groups[label].append(place)
+    if colours is not None:
+        groups = dict(enumerate(part for group in groups.values() for part in _by_colour(group, colours)))
     return sorted((group for group in groups.values() if len(group) > 1), key=lambda group: (-len(group), group))
+
+
+def _by_colour(group: list[int], colours: Sequence[str]) -> list[list[int]]:
+    """The parts of a group that are linked by steps of nearly equal colours."""
+    if len(group) < 2:
+        return [group]
+    values = np.array([list(bytes.fromhex(colours[place])) for place in group], dtype=np.int16)
+    left, parts = np.arange(len(group)), []
+    while len(left):
+        part, edge = left[:1], left[:1]
+        left = left[1:]
+        while len(edge) and len(left):
+            # Only the newest member's neighbours at a time: memory stays that of one row.
+            near = np.abs(values[left] - values[edge[0]]).mean(1) <= _MOST_COLOUR_STEP
+            part, edge, left = np.append(part, left[near]), np.append(edge[1:], left[near]), left[~near]
+        parts.append(sorted(group[place] for place in part.tolist()))
+    return parts
 
 
 def _band_masks(count: int) -> list[np.uint64]:

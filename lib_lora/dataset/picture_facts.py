@@ -25,8 +25,9 @@ from lib_lora.files.atomic import write_text
 from lib_lora.files.image_header import is_animated, open_image, orientation, unreadable
 
 STORE_NAME = "picture_facts.json"
-_VERSION = 1
+_VERSION = 2
 _HASH_SIDE = 8
+_COLOUR_FIELDS = (4, 4)
 _DRAFT_PX = 128  # phash works on 32 x 32; from four times that a JPEG's own reduction does not show in the hash
 _PNG_BIT_DEPTH = 24  # the byte of a PNG's IHDR chunk
 _SAVE_EVERY = 1000
@@ -36,7 +37,8 @@ _MAX_THREADS = 4
 class PictureFacts(NamedTuple):
     """Attributes:
     problem: why it cannot be read; all else is empty then.
-    perceptual_hash: 64 bits of ``imagehash.phash`` of the upright picture on white.
+    perceptual_hash: 64 bits of ``imagehash.phash`` of the upright picture on white; it knows no colours.
+    colours: the mean RGB of each of 4 x 4 fields of it, row by row, as 96 hexadecimal digits.
     mode: Pillow's mode of the stored pixels.
     bits: of a colour channel, 8 or 16.
     orientation: EXIF's, 1 to 8.
@@ -46,6 +48,7 @@ class PictureFacts(NamedTuple):
 
     problem: str | None
     perceptual_hash: int = 0
+    colours: str = "00" * 48
     mode: str = ""
     bits: int = 8
     orientation: int = 1
@@ -62,7 +65,7 @@ def read_facts(path: Path) -> PictureFacts:
             image.draft(None, (_DRAFT_PX, _DRAFT_PX))
             image.load()
             seen = upright(to_rgb(_reduced(image)), header[2])
-            return PictureFacts(None, perceptual_hash(seen), *header, _is_transparent(image), animated)
+            return PictureFacts(None, perceptual_hash(seen), _colours(seen), *header, _is_transparent(image), animated)
     except StudioError as error:
         return PictureFacts(error.problem)
     except Exception as fault:  # decoders raise nearly anything on damaged data
@@ -86,6 +89,10 @@ def perceptual_hash(image: Image.Image) -> int:
 
     bits = imagehash.phash(image, hash_size=_HASH_SIDE).hash.flatten()
     return sum(1 << (63 - place) for place, bit in enumerate(bits) if bit)
+
+
+def _colours(image: Image.Image) -> str:
+    return image.resize(_COLOUR_FIELDS, Image.Resampling.BOX).tobytes().hex()
 
 
 def _bits(path: Path, image: Image.Image) -> int:

@@ -148,6 +148,9 @@ def test_jobs_from_start_to_end(studio):
     studio(".ls-result .ls-path").wait_for()
     assert studio(".ls-result .ls-path").inner_text() == str(studio.site.lora_dir / "second.safetensors")
     assert studio.button("Send to txt2img").count() == bool(studio.site.tab)
+    studio.button("Train again …").click()
+    expect(lambda: studio.control("output_name").input_value() == "second-2")
+    assert studio.control("train_data_dir").input_value() == str(studio.dataset)
 
 
 def put_in_another_order(studio: Studio) -> None:

@@ -80,3 +80,22 @@ def test_only_equal_bytes_are_the_same_file(tmp_path):
     paths.append(tmp_path / "gone")
     assert same_files(paths, [list(range(7))]) == [[0, 1, 4], [2, 5]]
     assert same_files(paths, [[0, 2], [1, 5]]) == []
+
+
+def colours(*fields: tuple[int, int, int]) -> str:
+    """Of a picture whose sixteen fields repeat these colours."""
+    return (bytes(sum(fields, ())) * (16 // len(fields))).hex()
+
+
+def test_what_is_alike_in_grey_alone_is_told_apart_by_its_colours():
+    red, green, pale = colours((200, 40, 40)), colours((40, 200, 40)), colours((210, 60, 55))
+    assert look_alikes([7, 7, 7, 7], 0, [red, green, pale, green]) == [[0, 2], [1, 3]]
+    assert look_alikes([7, 7], 0, [red, green]) == []
+    half = colours((200, 40, 40), (40, 200, 40))
+    assert look_alikes([7, 7], 0, [red, half]) == []
+
+
+def test_colours_are_linked_by_small_steps_too():
+    steps = [colours((shade, shade, shade)) for shade in range(0, 160, 16)]
+    assert look_alikes([7] * 10, 0, steps) == [list(range(10))]
+    assert look_alikes([7] * 5, 0, steps[::2]) == []

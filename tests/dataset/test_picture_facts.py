@@ -123,3 +123,11 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(StudioError, match=r"a package is missing: ImageHash.*pip install"):
         facts_of([tmp_path / "a.png"], FactStore(None, tmp_path))
+
+
+def test_colours_are_the_means_of_sixteen_fields(tmp_path):
+    pixels = np.asarray(clouds(3, (64, 128))).astype(float)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.png")
+    means = pixels.reshape(4, 32, 4, 16, 3).mean((1, 3)).round().reshape(-1)
+    found = np.array(list(bytes.fromhex(read_facts(tmp_path / "a.png").colours)))
+    assert np.abs(found - means).max() <= 1

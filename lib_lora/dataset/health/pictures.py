@@ -11,6 +11,7 @@ from lib_lora.dataset.health.checks import CHECKS, many, some
 from lib_lora.dataset.health.report import ActionFix, Finding
 from lib_lora.dataset.health.view import View
 from lib_lora.dataset.items import Item
+from lib_lora.dataset.picture_facts import PictureFacts
 from lib_lora.dataset.picture_tools import Upright, use_tool
 
 
@@ -27,8 +28,7 @@ def near_duplicates(view: View) -> Iterator[Finding]:
     items = _whole(view)
     again = {place for group in _same(view, items) for place in group[1:]}
     items = [item for place, item in enumerate(items) if place not in again]
-    hashes = [view.facts[item.id].perceptual_hash for item in items]
-    for group in look_alikes(hashes, view.settings.look_alike_bits):
+    for group in _look_alikes(view, [view.facts[item.id] for item in items]):
         members = [items[place] for place in group]
         yield _twice("near_duplicate", members, "look the same", "Keep the largest")
 
@@ -58,6 +58,11 @@ def _whole(view: View) -> list[Item]:
     return [item for item in view.items if item.id in view.facts and view.facts[item.id].problem is None]
 
 
+def _look_alikes(view: View, facts: Sequence[PictureFacts]) -> list[list[int]]:
+    hashes, colours = [each.perceptual_hash for each in facts], [each.colours for each in facts]
+    return look_alikes(hashes, view.settings.look_alike_bits, colours)
+
+
 def _same(view: View, items: Sequence[Item]) -> list[list[int]]:
     candidates = look_alikes([view.facts[item.id].perceptual_hash for item in items], 0)
     return same_files([item.path for item in items], candidates)
@@ -74,8 +79,7 @@ def in_training_and_regularisation(view: View) -> Iterator[Finding]:
         for path, facts in zip(view.regularisation_files, view.regularisation_facts)
         if facts.problem is None
     ]
-    hashes = [view.facts[item.id].perceptual_hash for item in items] + [facts.perceptual_hash for _, facts in others]
-    for group in look_alikes(hashes, view.settings.look_alike_bits):
+    for group in _look_alikes(view, [view.facts[item.id] for item in items] + [facts for _, facts in others]):
         ours = [items[place] for place in group if place < len(items)]
         theirs = [others[place - len(items)][0] for place in group if place >= len(items)]
         if ours and theirs:
