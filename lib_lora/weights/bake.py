@@ -6,14 +6,11 @@ no LoRA changes goes through byte for byte: the VAE, the noise schedule, EMA wei
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from math import prod
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +24,7 @@ from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
 from lib_lora.files.atomic import atomic_write, write_bytes
 from lib_lora.files.file_hashes import HashAhead
+from lib_lora.files.lora_file import model_hash_legacy
 from lib_lora.files.safetensors_file import TensorData, file_order, header_bytes
 from lib_lora.models.checkpoint_file import open_vae
 from lib_lora.weights.base_model import BaseModel
@@ -44,14 +42,11 @@ from lib_lora.weights.recipe import (
     layer_parts,
     reading_notes,
 )
-from lib_lora.weights.workers import each
+from lib_lora.weights.workers import CHUNK_ELEMENTS, Stopped, alone_if_large, check_stop, each
 
 _FP8 = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 _PRECISIONS = {**SAVE_PRECISIONS, **_FP8}
 _VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-_CHUNK_ELEMENTS = 1 << 22  # of a weight that are in memory in a wider format at a time
-# Whole matrices of what has no low rank are made one at a time.
-_LARGE = Lock()
 # What some checkpoints say of their own bytes, which are others now.
 _STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
 _SHA256_DIGITS = 64
@@ -100,11 +95,11 @@ def _bake_layer(weight: Tensor, parts: Sequence[Part], out: Tensor) -> None:
     factors = concatenated(parts)
     columns = prod(weight.shape[1:])
     if factors is None or factors[0].shape[0] != weight.shape[0] or factors[1].shape[1] != columns:
-        with _LARGE if weight.numel() > _CHUNK_ELEMENTS else nullcontext():
+        with alone_if_large(weight.numel()):
             out.copy_(applied(weight, parts, wide))
         return
     up, down = factors[0].to(wide), factors[1].to(wide)
-    step = max(1, _CHUNK_ELEMENTS // columns)
+    step = max(1, CHUNK_ELEMENTS // columns)
     for begin in range(0, weight.shape[0], step):
         chunk = slice(begin, begin + step)
         # A copy: what stands at an odd place of a file is not computed with.
@@ -142,9 +137,7 @@ def vae_tensors(path: Path, base: BaseModel) -> dict[str, Tensor]:
     prefix = ModelPart.VAE.value
     given = open_vae(path)
     own = {key[len(prefix) :]: tensor for key, tensor in base.file.tensors.items() if key.startswith(prefix)}
-    own = {
-        key: tensor for key, tensor in own.items() if key.startswith(("encoder.", "decoder.", "quant", "post_quant"))
-    }
+    own = {key: tensor for key, tensor in own.items() if key.startswith(_VAE_PARTS)}
     missing = sorted(key for key in own if key not in given or given[key].shape != own[key].shape)
     if missing or not own:
         problem = (
@@ -152,10 +145,6 @@ def vae_tensors(path: Path, base: BaseModel) -> dict[str, Tensor]:
         )
         raise StudioError(problem, field="vae", file=path, allowed="a VAE of the checkpoint's kind")
     return {prefix + key: given[key] for key in own}
-
-
-class _StoppedError(Exception):
-    pass
 
 
 def run(config: BakeConfig, control: Control) -> Iterator[Event]:
@@ -168,7 +157,8 @@ def run(config: BakeConfig, control: Control) -> Iterator[Event]:
     began = time.monotonic()
     ingredients, base, layers = _opened(config)
     unknown = _unknown(layers, base, config)
-    check_output(config.output, config.overwrite, [config.checkpoint, *(item.lora.path for item in ingredients)])
+    inputs = [config.checkpoint, *(item.lora.path for item in ingredients), *([config.vae] if config.vae else [])]
+    check_output(config.output, config.overwrite, inputs)
     _check_yaml(config)
     layers = {key: parts for key, parts in layers.items() if key in base.layers}
     for text in (*ignored_notes(ingredients, base.family), *reading_notes(ingredients)):
@@ -178,7 +168,7 @@ def run(config: BakeConfig, control: Control) -> Iterator[Event]:
     tensors = _tensors(config, base, weights, biases, replaced)
     try:
         yield from _write(config, tensors, lambda digest: _metadata(config, ingredients, base, digest), control)
-    except _StoppedError:
+    except Stopped:
         yield Note("stopped; nothing was written", "warning")
         return
     _copy_yaml(config)
@@ -266,14 +256,23 @@ def _maker(
             result = baked_weight(tensor, weight, dtype)
         else:
             result = tensor.to(dtype) if bias is None else baked_bias(tensor, bias, dtype)
-        # The sum of a finite tensor is finite in float32: one pass, and no mask.
-        if not result.float().sum().isfinite() and tensor.float().isfinite().all():
+        if not _is_finite(result) and _is_finite(tensor):
             raise StudioError(
                 "would hold values that are not finite in this precision", field=key, came=str(dtype), allowed="float"
             )
         return tensor_bytes(result)
 
     return make
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Chunk by chunk, as the rest: a copy in float32 may be the largest thing in memory."""
+    for chunk in tensor.reshape(-1).split(CHUNK_ELEMENTS):
+        wide = chunk.float()
+        # One pass and no mask where all is well, which it nearly always is.
+        if not wide.sum().isfinite() and not wide.isfinite().all():
+            return False
+    return True
 
 
 def _write(
@@ -291,7 +290,7 @@ def _write(
     with atomic_write(config.output) as file:
         file.write(header_bytes(tensors, metadata("0" * _SHA256_DIGITS)))
         for number, data in enumerate(each(lambda key: tensors[key].bytes(), order), 1):
-            _check_stop(control)
+            check_stop(control)
             file.write(data)
             yield Progress("baking", number, len(order))
         digest = yield from _steps(ahead, control)
@@ -307,13 +306,8 @@ def _steps(ahead: HashAhead, control: Control) -> Generator[Event, None, str]:
             done, total = next(steps)
         except StopIteration as end:
             return end.value
-        _check_stop(control)
+        check_stop(control)
         yield Progress("the checkpoint's hash (MB)", done // MB, -(-total // MB))
-
-
-def _check_stop(control: Control) -> None:
-    if control.stopping:
-        raise _StoppedError
 
 
 def _metadata(config: BakeConfig, ingredients: Sequence[Ingredient], base: BaseModel, digest: str) -> dict[str, str]:
@@ -340,7 +334,7 @@ def _metadata(config: BakeConfig, ingredients: Sequence[Ingredient], base: BaseM
     }
     model = {
         "name": config.checkpoint.name,
-        "legacy_hash": legacy_hash(config.checkpoint),
+        "legacy_hash": model_hash_legacy(config.checkpoint),
         "sd_merge_recipe": _from_json(own.get("sd_merge_recipe")),
     }
     models = {digest: model, **(_from_json(own.get("sd_merge_models")) or {})}
@@ -356,13 +350,6 @@ def _from_json(text: str | None) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def legacy_hash(path: Path) -> str:
-    """The WebUI's short hash of a checkpoint from before it had sha256: of 64 KiB behind the first MiB."""
-    with open(path, "rb") as file:
-        file.seek(0x100000)
-        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-
-
 def _check_yaml(config: BakeConfig) -> None:
     """Before the work: the model's configuration goes along, and writes over no other."""
     source, target = config.checkpoint.with_suffix(".yaml"), config.output.with_suffix(".yaml")
@@ -371,9 +358,12 @@ def _check_yaml(config: BakeConfig) -> None:
 
 
 def _copy_yaml(config: BakeConfig) -> None:
-    source = config.checkpoint.with_suffix(".yaml")
+    """The result's configuration is the checkpoint's: none where that has none, whatever a replaced file had."""
+    source, target = config.checkpoint.with_suffix(".yaml"), config.output.with_suffix(".yaml")
     if source.is_file():
-        write_bytes(config.output.with_suffix(".yaml"), source.read_bytes())
+        write_bytes(target, source.read_bytes())
+    elif config.overwrite:
+        target.unlink(missing_ok=True)
 
 
 def report_text(report: Mapping[str, Any]) -> str:

@@ -88,15 +88,15 @@ def combined(
     """
     if is_sum(mode):
         return summed(parts, base, shape)
-    changes = torch.stack([part.delta.dense(base, shape=shape) for part in parts])
-    if mode == "ties":
-        changes = torch.stack([trimmed(change, density) for change in changes])
-    else:
-        seeds = [derive_seed(seed, "dare", part.delta.key, number) for number, part in enumerate(parts)]
-        changes = torch.stack([dropped(change, density, own) for change, own in zip(changes, seeds)])
-    strengths = torch.tensor([part.strength for part in parts], dtype=torch.float64)
-    weighted = changes * strengths.reshape(-1, *[1] * (changes.dim() - 1))
-    return weighted.sum(0) if mode == "dare" else elected(weighted)
+    weighted = []
+    for number, part in enumerate(parts):
+        change = part.delta.dense(base, shape=shape)
+        if mode == "ties":
+            change = trimmed(change, density)
+        else:
+            change = dropped(change, density, derive_seed(seed, "dare", part.delta.key, number))
+        weighted.append(change * part.strength)
+    return sum(weighted[1:], weighted[0]) if mode == "dare" else elected(weighted)
 
 
 def trimmed(change: Tensor, density: float) -> Tensor:
@@ -112,7 +112,12 @@ def dropped(change: Tensor, density: float, seed: int) -> Tensor:
     return torch.where(draws < density, change / density, 0.0)
 
 
-def elected(changes: Tensor) -> Tensor:
-    """[parts, ...] -> [...]: the mean of the values that have the sign of their sum."""
-    agree = (changes.sign() == changes.sum(0).sign()) & (changes != 0)
-    return (changes * agree).sum(0) / agree.sum(0).clamp(min=1)
+def elected(changes: Sequence[Tensor]) -> Tensor:
+    """The mean of the values that have the sign of their sum; one by one, as whole matrices take much room."""
+    sign = sum(changes[1:], changes[0]).sign_()
+    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
+    for change in changes:
+        agrees = (change.sign() == sign) & (change != 0)
+        total += change * agrees
+        count += agrees
+    return total / count.clamp_(min=1)

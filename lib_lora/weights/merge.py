@@ -48,7 +48,7 @@ from lib_lora.weights.recipe import (
     reading_notes,
 )
 from lib_lora.weights.svd import FactorSvd, RankRule, Truncated, spend_budget, truncate_dense
-from lib_lora.weights.workers import each
+from lib_lora.weights.workers import Stopped, alone_if_large, check_stop, each
 
 # Singular values below this share of the largest are less than any saved precision can tell.
 _NOTHING = 1e-7
@@ -115,9 +115,10 @@ def averaged(ingredients: Sequence[Ingredient]) -> list[Ingredient]:
         StudioError: they add up to 0.
     """
     te, unet = sum(item.te for item in ingredients), sum(item.unet for item in ingredients)
-    if not unet or (not te and any(item.te for item in ingredients)):
+    strengths = [(te, [item.te for item in ingredients]), (unet, [item.unet for item in ingredients])]
+    if any(not total and any(each) for total, each in strengths):
         raise StudioError("strengths that add up to 0 have no average", field="mode", came="average")
-    return [replace(item, te=item.te / te if te else 0.0, unet=item.unet / unet) for item in ingredients]
+    return [replace(item, te=item.te / (te or 1), unet=item.unet / (unet or 1)) for item in ingredients]
 
 
 def layer_sum(key: str, parts: Sequence[Part], base: BaseModel | None, config: MergeConfig) -> LayerSum:
@@ -132,7 +133,8 @@ def layer_sum(key: str, parts: Sequence[Part], base: BaseModel | None, config: M
     weight = base.weight(key) if base is not None and (needs_base or shape is None) else None
     if shape is None:
         shape = tuple(weight.shape)
-    change = combined(parts, config.mode, weight, shape, density=config.density, seed=config.seed)
+    with alone_if_large(prod(shape)):
+        change = combined(parts, config.mode, weight, shape, density=config.density, seed=config.seed)
     change = _for_pictures(key, change)
     _refuse_broken(key, parts, change)
     return LayerSum(key, tuple(change.shape), parts, None, change, bias)
@@ -226,10 +228,6 @@ def _row(found: LayerSum, saved_as: str, rank: int | None, lost: float, excess: 
     }
 
 
-class _StoppedError(Exception):
-    pass
-
-
 def check(config: MergeConfig) -> None:
     """Whether the LoRAs go together, and have the checkpoint that they need.
 
@@ -261,19 +259,24 @@ def run(config: MergeConfig, control: Control) -> Iterator[Event]:
     """
     began = time.monotonic()
     ingredients, base, family, layers = _opened(config)
-    check_output(config.output, config.overwrite, [item.lora.path for item in ingredients])
+    inputs = [*(item.lora.path for item in ingredients), *([config.base] if config.base else [])]
+    check_output(config.output, config.overwrite, inputs)
     for text in (*ignored_notes(ingredients, family), *reading_notes(ingredients)):
         yield Note(text, "warning")
     precision = config.save_precision or _common_precision(ingredients)
+    if not is_sum(config.mode) and config.new_rank is None and config.size_mb is None:
+        what = f"{config.mode} saves every layer as a whole difference: the file becomes as large as their weights"
+        yield Note(f"{what}; new_rank or size_mb keep it small", "warning")
     merged: list[Merged] = []
     try:
-        rules = yield from _rules(config, layers, base, precision, control)
+        known = _embeddings(ingredients), _metadata(config, ingredients, family, {})
+        rules = yield from _rules(config, layers, base, precision, known, control)
         work = each(lambda key: _finished(config, key, layers[key], base, rules[key], precision), layers)
         for done in work:
-            _check(control)
+            check_stop(control)
             merged.append(done)
             yield Progress("merging", len(merged), len(layers))
-    except _StoppedError:
+    except Stopped:
         yield Note("stopped; nothing was written", "warning")
         return
     tensors = {key: tensor for layer in merged for key, tensor in layer.tensors.items()}
@@ -281,11 +284,6 @@ def run(config: MergeConfig, control: Control) -> Iterator[Event]:
     write_lora(config.output, tensors, _metadata(config, ingredients, family, tensors))
     yield Saved(config.output, 0, final=True)
     yield ToolDone("merge", config.output, _report(config, ingredients, merged), time.monotonic() - began)
-
-
-def _check(control: Control) -> None:
-    if control.stopping:
-        raise _StoppedError
 
 
 def _finished(
@@ -335,26 +333,30 @@ def _rules(
     layers: Mapping[str, Sequence[Part]],
     base: BaseModel | None,
     precision: str,
+    known: tuple[Mapping[str, Tensor], Mapping[str, str]],
     control: Control,
 ) -> Iterator[Event]:
-    """The rank rule of each layer; None where it stays exact. A generator that returns them."""
+    """The rank rule of each layer; None where it stays exact. A generator that returns them.
+
+    Args:
+        known: tensors and metadata that the file has in any case.
+    """
     if config.size_mb is None:
         shapes = {key: _shape(key, parts) or () for key, parts in layers.items()}
         most = {key: _most(config, key, shape) for key, shape in shapes.items()}
         return {key: None if rank is None else RankRule(most=rank) for key, rank in most.items()}
     spectra: dict[str, Tensor] = {}
     costs: dict[str, int] = {}
-    fixed: dict[str, Tensor] = {}
+    fixed: dict[str, Tensor] = dict(known[0])  # of what is made, without its values
     for key, found in zip(layers, each(lambda key: _spectrum(layer_sum(key, layers[key], base, config)), layers)):
-        _check(control)
+        check_stop(control)
         shape, values = found
         if isinstance(values, Merged):
-            fixed |= values.tensors
+            fixed |= {name: tensor.to("meta") for name, tensor in saved(values.tensors, precision).items()}
         else:
             spectra[key], costs[key] = values[: _most(config, key, shape)], rank_bytes(shape, precision)
         yield Progress("singular values", len(spectra), len(layers))
-    whole = saved(fixed, precision)
-    used = header_bytes(spectra, whole, {}) + sum(t.numel() * t.element_size() for t in whole.values())
+    used = header_bytes(spectra, fixed, known[1]) + sum(t.numel() * t.element_size() for t in fixed.values())
     ranks = spend_budget(spectra, costs, int(config.size_mb * MB) - used)
     if not any(ranks.values()):
         raise StudioError("is too small for any rank", field="size_mb", came=config.size_mb)

@@ -306,6 +306,32 @@ def test_what_cannot_be_baked_is_said_and_nothing_is_left(tiny_checkpoint, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_large_values_are_finite_though_their_sum_is_not(tiny_checkpoint, tmp_path):
+    checkpoint = load_file(tiny_checkpoint)
+    key, name = next(iter(LAYERS["SD1"].items()))
+    write(tmp_path / "a.safetensors", {f"{key}.diff": torch.full(checkpoint[name].shape, 1e36)})
+    baked, _, _ = bake(tmp_path, tiny_checkpoint, prompt="<lora:a:1>", lora_dir=tmp_path)
+    assert baked[name].isfinite().all() and not baked[name].sum().isfinite()
+
+
+def test_a_configuration_of_the_file_that_is_replaced_does_not_stay(tiny_checkpoint, tmp_path):
+    checkpoint = load_file(tiny_checkpoint)
+    write(tmp_path / "a.safetensors", make_lora(checkpoint, LAYERS["SD1"]))
+    plain = write(tmp_path / "plain.safetensors", checkpoint)
+    (tmp_path / "baked.safetensors").write_bytes(b"old")
+    (tmp_path / "baked.yaml").write_text("model: another\n", encoding="utf-8")
+    bake(tmp_path, plain, prompt="<lora:a:1>", lora_dir=tmp_path, overwrite=True)
+    assert not (tmp_path / "baked.yaml").exists()
+
+
+def test_the_vae_is_never_the_output(tiny_checkpoint, tmp_path):
+    vae = tmp_path / "vae.safetensors"
+    vae.write_bytes(tiny_checkpoint.read_bytes())
+    with pytest.raises(StudioError, match="output"):
+        bake(tmp_path, tiny_checkpoint, vae=vae, output=vae, overwrite=True)
+    assert vae.read_bytes() == tiny_checkpoint.read_bytes()
+
+
 def test_unknown_layers_are_left_out_when_asked_for(tiny_checkpoint, tmp_path):
     checkpoint = load_file(tiny_checkpoint)
     lora = {**make_lora(checkpoint, LAYERS["SD1"]), "lora_unet_nowhere.diff": torch.ones(2)}

@@ -273,6 +273,15 @@ def test_an_average_is_a_sum_by_shares(pair, tmp_path):
     close(dense(merged, CONV), 0.75 * dense(a, CONV) + 0.25 * dense(b, CONV), 1e-6)
 
 
+def test_an_average_of_text_encoders_alone(pair, tmp_path):
+    a, b = pair
+    merged, _, _ = merge(tmp_path, prompt="<lora:a:1:0><lora:b:3:0>", lora_dir=tmp_path, mode="average")
+    close(dense(merged, TEXT), 0.25 * dense(a, TEXT) + 0.75 * dense(b, TEXT), 1e-6)
+    assert not any(key.startswith((ATTENTION, CONV)) for key in merged)
+    with pytest.raises(StudioError, match="add up to 0 have no average"):
+        merge(tmp_path, prompt="<lora:a:1:1><lora:b:1:-1>", lora_dir=tmp_path, mode="average", overwrite=True)
+
+
 def test_ties_trims_elects_and_takes_the_mean_of_those_that_agree(pair, tmp_path):
     a, b = pair
     merged, _, _ = merge(tmp_path, prompt="<lora:a:0.7><lora:b:0.5>", lora_dir=tmp_path, mode="ties", density=0.4)
@@ -344,6 +353,32 @@ def test_the_result_says_what_it_is_and_its_hash_is_its_own(pair, tmp_path):
     data = path.read_bytes()
     begin = 8 + int.from_bytes(data[:8], "little")
     assert metadata["sshs_model_hash"] == hashlib.sha256(data[begin:]).hexdigest()
+
+
+def test_a_size_counts_all_that_the_file_holds(pair, tmp_path):
+    write(tmp_path, "c", {**pair[0], "bundle_emb.zorb.emb_params": torch.ones(4, 768)})
+    files = [tmp_path / "c.safetensors", tmp_path / "b.safetensors"]
+    _, report, _ = merge(tmp_path, models=files, size_mb=18.0 / 1024)
+    assert report["bytes"] <= 18 * 1024
+
+
+def test_whole_differences_are_announced(pair, tmp_path):
+    options = {"prompt": "<lora:a:1><lora:b:1>", "lora_dir": tmp_path, "mode": "ties", "overwrite": True}
+    for more, said in (({}, True), ({"new_rank": 2}, False)):
+        notes = [event.text for event in merge(tmp_path, **options, **more)[2] if isinstance(event, Note)]
+        assert any("whole difference" in note for note in notes) == said
+
+
+def test_the_checkpoint_is_never_the_output(pair, tmp_path, tiny_checkpoint):
+    with pytest.raises(StudioError, match="output"):
+        merge(
+            tmp_path,
+            prompt="<lora:a:1>",
+            lora_dir=tmp_path,
+            base=tiny_checkpoint,
+            output=tiny_checkpoint,
+            overwrite=True,
+        )
 
 
 def test_textual_inversions_are_carried_along(pair, tmp_path):
