@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,13 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_data_folder(tmp_path_factory):
+    """What is kept for the user is not kept in the home of whoever runs the tests."""
+    folder = str(tmp_path_factory.mktemp("user"))
+    os.environ.update(XDG_DATA_HOME=folder, LOCALAPPDATA=folder)
 
 
 @pytest.fixture(scope="session")

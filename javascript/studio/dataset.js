@@ -100,7 +100,14 @@ export class DatasetTab {
       "div",
       {},
       this.editor.element,
-      h("div", { class: "ls-row ls-small ls-files" }, this.webuiButtons(), this.files.buttons()),
+      h(
+        "div",
+        { class: "ls-row ls-small ls-files" },
+        button("Tag this picture …", () => this.tagChosen()),
+        this.webuiButtons(),
+        button("Rename …", () => this.files.rename()),
+        this.files.buttons(),
+      ),
     );
     this.tags = new TagTable(dataset, selection, { filter: filterTag, edit });
     this.batch = new Batch(dataset, selection, captions);
@@ -135,6 +142,11 @@ export class DatasetTab {
     this.filter.write("selected");
   }
 
+  tagChosen() {
+    this.tagging.scope.choose("selected");
+    this.panels.open("Tagger");
+  }
+
   /** The picture that is edited, in the WebUI's own tabs. */
   webuiButtons() {
     if (!canEdit()) return null;
@@ -143,7 +155,7 @@ export class DatasetTab {
       const [id] = this.selection.list();
       try {
         const { path, name, stamp, caption } = await this.dataset.item(id);
-        const url = address(this.dataset.route(`picture/${id}?v=${stamp}`));
+        const url = address(this.dataset.look(`picture/${id}?v=${stamp}`));
         await editPicture(mode, { url, name: fileName(name), folder: folderName(path), caption });
       } catch (error) {
         tell(error.message, "error");

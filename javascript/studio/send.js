@@ -1,12 +1,11 @@
 // "Send to dataset": the WebUI's results become pictures of a dataset, their prompts captions.
 
-import { post } from "./api.js";
+import { addPictures } from "./dataset/receive.js";
 import { ask, tell } from "./dialogs.js";
 import { button, h, labelled } from "./dom.js";
 import { chooseFolder } from "./folder.js";
-import { count } from "./format.js";
 import { recall, remember } from "./memory.js";
-import { sentPicture } from "./webui.js";
+import { forgetSent, sentPicture } from "./webui.js";
 
 const FOLDER = "send-folder";
 
@@ -28,18 +27,12 @@ export async function sendResults(tab) {
 }
 
 async function sendAll(images, { folder, caption }) {
-  let sent = 0;
-  try {
-    for (const image of images) {
-      const body = { folder, name: nameOf(image.src), data: await base64(image.src) };
-      await post("pictures", caption === null ? body : { ...body, caption });
-      sent += 1;
-    }
-  } catch (error) {
-    tell(`${sent ? `${count(sent, "picture")} sent; then: ` : ""}${error.message}`, "error");
-    return;
-  }
-  tell(`${count(sent, "picture")} added to ${folder}`);
+  const pictures = images.map(({ src }) => ({
+    name: nameOf(src),
+    bytes: () => bytesOf(src),
+    caption: caption ?? undefined, // JSON leaves it out
+  }));
+  if (await addPictures(folder, pictures)) forgetSent();
 }
 
 /** null when it was cancelled; `caption` null: each picture's own prompt. */
@@ -83,15 +76,8 @@ function askWhere(tab, many) {
 /** `…/file=/somewhere/00012-7.png?17000` is called `00012-7.png`. */
 const nameOf = (url) => decodeURIComponent(new URL(url).pathname.split("/").pop()) || "picture.png";
 
-async function base64(url) {
+async function bytesOf(url) {
   const answer = await fetch(url, { credentials: "same-origin" });
-  if (!answer.ok) throw new Error(`a picture cannot be had from the WebUI (${answer.status})`);
-  const bytes = await answer.blob();
-  const data = await new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(bytes);
-  });
-  return data.slice(data.indexOf(",") + 1);
+  if (!answer.ok) throw new Error(`it cannot be had from the WebUI (${answer.status})`);
+  return answer.blob();
 }

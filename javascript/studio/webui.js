@@ -1,15 +1,16 @@
 // Between a dataset and the WebUI's own tabs.
 
-import { recall, remember } from "./memory.js";
-
 const PLACES = {
   img2img: { image: "#img2img_image", open: "switch_to_img2img" },
   inpaint: { image: "#img2maskimg", open: "switch_to_inpaint" },
 };
-const ORIGIN = "sent-picture";
 const MOST_TRIES = 50;
 
+let sent = null; // a reload empties img2img, too
+
 const inputOf = (mode) => document.querySelector(`${PLACES[mode].image} input[type=file]`);
+
+const imageOf = (mode) => document.querySelector(`${PLACES[mode].image} img[src^='data:image']`);
 
 /** Whether there is an img2img to send pictures to. */
 export const canEdit = () => Boolean(document.querySelector(PLACES.img2img.image));
@@ -33,11 +34,27 @@ export async function editPicture(mode, picture) {
   const prompt = document.querySelector("#img2img_prompt textarea");
   prompt.value = picture.caption;
   prompt.dispatchEvent(new Event("input", { bubbles: true })); // gradio reads the value then
-  remember(ORIGIN, { folder: picture.folder, name: picture.name, caption: picture.caption });
+  const { folder, name, caption } = picture;
+  sent = { mode, src: (await shown(mode)).src, picture: { folder, name, caption } };
 }
 
-/** The dataset's picture that was last sent to img2img, or null. */
-export const sentPicture = () => recall(ORIGIN);
+/** The dataset's picture that img2img or inpaint shows, or null: another one has come from elsewhere. */
+export const sentPicture = () => (sent && imageOf(sent.mode)?.src === sent.src ? sent.picture : null);
+
+/** What becomes of the picture was sent back. */
+export const forgetSent = () => {
+  sent = null;
+};
+
+/** The picture, as soon as gradio shows it. */
+async function shown(mode) {
+  for (let left = MOST_TRIES; left > 0; left--) {
+    const image = imageOf(mode);
+    if (image) return image;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`the WebUI's ${mode} shows no picture`);
+}
 
 /** gradio has no place for a file while there is a picture: that is taken away, as its own cross does. */
 async function freeInput(mode) {

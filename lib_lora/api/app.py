@@ -97,6 +97,7 @@ _PAGE_ROUTES: list[tuple[str, str, Handler]] = [
     ("POST", "dataset/{id}/move", dataset.move),
     ("POST", "dataset/{id}/copy", dataset.copy),
     ("POST", "dataset/{id}/trash", dataset.trash),
+    ("POST", "dataset/{id}/rename", dataset.rename),
     ("POST", "dataset/{id}/captions/delete", dataset.delete_captions),
     ("POST", "dataset/{id}/captions/first", dataset.first_captions),
     ("GET", "dataset/{id}/task", dataset_tasks.task),

@@ -13,9 +13,12 @@ from starlette.responses import Response
 from lib_lora.api import tag_lists
 from lib_lora.api.call import Call, not_found
 from lib_lora.api.forms import allowed_folder
+from lib_lora.api.guard import Refusal
 from lib_lora.api.open_datasets import DATASETS, OpenDataset
 from lib_lora.api.studio import Studio
 from lib_lora.base.errors import StudioError
+from lib_lora.files.atomic import safe_name
+from lib_lora.jobs.dataset_access import within
 
 if TYPE_CHECKING:
     from lib_lora.dataset.collection import Applied, Collection
@@ -43,7 +46,7 @@ _TITLES = {
 def open_folder(studio: Studio, call: Call) -> Any:
     """Open a folder, in the background where it is large; its status."""
     folder = allowed_folder(call.given("folder", str), studio.host, field="folder")
-    found = DATASETS.open(folder)
+    found = DATASETS.open(folder, within(studio.host))
     found.wait(_FIRST_WAIT_SECONDS)
     return status_view(found)
 
@@ -62,6 +65,8 @@ def status_view(found: OpenDataset) -> dict[str, Any]:
     if found.collection is None:
         done, total = found.progress
         return view | {"opening": {"done": done, "total": total}}
+    if found.lost is not None:
+        view |= {"error": found.lost.to_json()}
     collection = found.collection
     undo, redo = _steps(collection)
     return view | {
@@ -84,13 +89,20 @@ def _steps(collection: Collection) -> tuple[str | None, str | None]:
 def find(studio: Studio, call: Call) -> OpenDataset:
     """The dataset that a request names; its folder is looked at anew, for the host may be open to others now.
 
+    A page names it as ``id.token``: its numbers of pictures are those of one opening.
+
     Raises:
-        Refusal: it is not open.
+        Refusal: it is not open, or was opened anew since (409).
     """
-    found = DATASETS.get(call.path["id"])
+    id, _, token = call.path["id"].partition(".")
+    found = DATASETS.get(id)
     if found is None:
-        raise not_found("the dataset is not open", field="id", came=call.path["id"])
+        raise not_found("the dataset is not open", field="id", came=id)
+    if token and token != found.token:
+        raise Refusal(409, "the folder was opened anew meanwhile; look at its pictures again", field="id")
     allowed_folder(str(found.folder), studio.host, field="folder")
+    if found.within != within(studio.host):  # it was opened when other people could reach the host
+        raise not_found("the dataset is not open", field="id", came=id)
     return found
 
 
@@ -405,6 +417,13 @@ def trash(studio: Studio, call: Call) -> Any:
     """Pictures with their captions, into the dataset's own trash."""
     found, collection = find(studio, call), collection_of(studio, call)
     return applied_view(found, collection.trash(ids_in(call, collection)))
+
+
+def rename(studio: Studio, call: Call) -> Any:
+    """Another name for one picture with its captions and masks; ``stem`` is without folder and extension."""
+    found, collection = find(studio, call), collection_of(studio, call)
+    stem = safe_name(call.given("stem", str), field="stem")
+    return applied_view(found, *(collection.rename(id, stem) for id in ids_in(call, collection)[:1]))
 
 
 def _target(studio: Studio, call: Call) -> Path:

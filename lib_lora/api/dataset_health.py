@@ -66,10 +66,19 @@ def preview_fix(studio: Studio, call: Call) -> Any:
 
 
 def apply_fix(studio: Studio, call: Call) -> Any:
+    """Do what a finding offers, in the background; the task's result is what was done."""
     from lib_lora.dataset import health
 
     found, collection = find(studio, call), collection_of(studio, call)
-    return applied_view(found, health.apply_fix(collection, _finding(found, call)))
+    finding = _finding(found, call)
+
+    def work(tell: Tell, control: Control) -> Any:
+        def progress(done: int, total: int) -> None:
+            tell(finding.kind, done, total)
+
+        return applied_view(found, health.apply_fix(collection, finding, health.Watch(progress, control)))
+
+    return tasks_of(found).start(work)
 
 
 def _finding(found: OpenDataset, call: Call) -> Finding:

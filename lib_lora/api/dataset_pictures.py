@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from starlette.responses import Response
@@ -44,7 +44,8 @@ def thumb(studio: Studio, call: Call) -> Any:
 def picture(studio: Studio, call: Call) -> Response:
     """The picture's own file."""
     path = picture_path(studio, call)
-    return file_response(call, path, _allowed(studio, path), _MEDIA_TYPES[path.suffix.lower()])
+    ending = PurePosixPath(item_of(collection_of(studio, call), call.path["item"]).name).suffix.lower()
+    return file_response(call, path, allowed_places(studio, path), _MEDIA_TYPES[ending])
 
 
 def picture_path(studio: Studio, call: Call) -> Path:
@@ -57,10 +58,10 @@ def picture_path(studio: Studio, call: Call) -> Path:
     from lib_lora.files.access import check_inside
 
     path = item_of(collection_of(studio, call), call.path["item"]).path
-    return check_inside(path, _allowed(studio, path), field=None)
+    return check_inside(path, allowed_places(studio, path), field=None)
 
 
-def _allowed(studio: Studio, path: Path) -> tuple[Path, ...]:
+def allowed_places(studio: Studio, path: Path) -> tuple[Path, ...]:
     """Where pictures may lie: a link in a dataset may lead out of it, for this machine's user."""
     return studio.host.folders().datasets if studio.host.exposed() else (Path(path.anchor),)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lib_lora.api.call import Call, not_found
 from lib_lora.api.dataset import applied_view, collection_of, find, ids_in, item_of
-from lib_lora.api.dataset_pictures import picture_path
+from lib_lora.api.dataset_pictures import allowed_places, picture_path
 from lib_lora.api.dataset_tasks import Tell, tasks_of
 from lib_lora.api.pictures import file_response
 from lib_lora.api.studio import Studio
@@ -67,10 +67,11 @@ def mask(studio: Studio, call: Call) -> Any:
     """The picture's mask."""
     from lib_lora.dataset.records import mask_path
 
-    path = mask_path(picture_path(studio, call))
+    # Beside the picture's name in the dataset, as training looks for it, also where that is a link.
+    path = mask_path(item_of(collection_of(studio, call), call.path["item"]).path)
     if not path.is_file():
         raise not_found("the picture has no mask", field="item", came=call.path["item"])
-    return file_response(call, path, (path.parent.parent,), "image/png")
+    return file_response(call, path, allowed_places(studio, path), "image/png")
 
 
 def paint(studio: Studio, call: Call) -> Any:

@@ -16,10 +16,10 @@ from lib_lora.api.loras import find_lora
 from lib_lora.api.studio import Studio
 from lib_lora.base.errors import StudioError
 from lib_lora.base.protocols import Host
-from lib_lora.files.access import check_inside
 from lib_lora.files.image_header import PICTURE_EXTENSIONS
 from lib_lora.jobs import caches, from_metadata, train_form
 from lib_lora.jobs import presets as own
+from lib_lora.jobs.dataset_access import allowed_folder
 from lib_lora.jobs.state import ACTIVE
 
 _REPEATS = re.compile(r"\d+_")
@@ -119,17 +119,6 @@ def _drives() -> list[Path]:
     if os.name != "nt":
         return [Path("/")]
     return [drive for letter in string.ascii_uppercase if (drive := Path(f"{letter}:\\")).exists()]
-
-
-def allowed_folder(text: str, host: Host, *, field: str) -> Path:
-    """The folder, with links followed. Raises StudioError where there is none, or none that the host allows."""
-    if host.exposed():
-        path = check_inside(text, host.folders().datasets, field=field)
-    else:
-        path = check_inside(text, [Path(Path(os.path.abspath(text)).anchor)], field=field)
-    if not os.path.isdir(path):  # Path.is_dir raises where the name is too long
-        raise StudioError("no such folder", field=field, came=text)
-    return path
 
 
 def _is_top(path: Path, host: Host) -> bool:

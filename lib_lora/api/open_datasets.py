@@ -33,15 +33,19 @@ class OpenDataset:
         collection: None until it is open.
         progress: (pictures read, pictures in all) while it is being opened.
         error: why it could not be opened.
+        lost: why it could not be looked at the last time: the folder is gone, say.
+        within: as ``Collection.open`` has it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, within: tuple[Path, ...] | None = None) -> None:
         self.id = _id(folder)
         self.token = secrets.token_hex(4)
         self.folder = folder
         self.collection: Collection | None = None
         self.progress = (0, 0)
         self.error: StudioError | None = None
+        self.lost: StudioError | None = None
+        self.within = within
         self._kept: dict[str, Any] = {}
         self._keeping = threading.Lock()
         self._used = time.monotonic()
@@ -80,15 +84,15 @@ class OpenDataset:
 
     def close(self) -> None:
         with self._state:
-            closed, self._closed = self._closed, True
-        if not closed and self.collection is not None:
-            self.collection.close()
+            closed, self._closed, collection = self._closed, True, self.collection
+        if not closed and collection is not None:
+            collection.close()
 
     def _open(self) -> None:
         from lib_lora.dataset.collection import Collection
 
         try:
-            collection = Collection.open(self.folder, progress=self._count)
+            collection = Collection.open(self.folder, within=self.within, progress=self._count)
         except StudioError as error:
             self.error = error
         except Exception as error:
@@ -96,8 +100,9 @@ class OpenDataset:
             self.error = StudioError(f"{type(error).__name__}: {error}", file=self.folder)
         else:
             with self._state:
-                self.collection = collection
-            if self._closed:
+                closed = self._closed
+                self.collection = None if closed else collection
+            if closed:
                 collection.close()
         finally:
             self._opened.set()
@@ -111,8 +116,11 @@ class OpenDataset:
         began = time.monotonic()
         try:
             self.collection.refresh()
-        except StudioError as error:  # the folder is gone, say; the next question finds out
-            _log.warning("%s", error)
+            self.lost = None
+        except StudioError as error:
+            if self.lost is None:
+                _log.warning("%s", error)
+            self.lost = error
         except Exception:
             _log.exception("looking at %s", self.folder)
         finally:
@@ -128,25 +136,35 @@ class OpenDatasets:
         self._open: dict[str, OpenDataset] = {}
         self._lock = threading.Lock()
 
-    def open(self, folder: Path) -> OpenDataset:
-        """The dataset in ``folder``; it is opened in the background where it is not open yet.
+    def open(self, folder: Path, within: tuple[Path, ...] | None = None) -> OpenDataset:
+        """The dataset in ``folder``; it is opened in the background where it is not open yet, or was for others.
 
         Args:
             folder: with links followed.
+            within: as ``Collection.open`` has it.
         """
         self.close_idle()
         with self._lock:
             found = self._open.get(_id(folder))
-            if found is None or found.error is not None:
-                found = self._open[_id(folder)] = OpenDataset(folder)
-                self._come_back()
-            return found.use()
+            if found is not None and found.error is None and found.within == within:
+                return found.use()
+            new = self._open[_id(folder)] = OpenDataset(folder, within)
+            self._come_back()
+        if found is not None:
+            found.close()
+        return new.use()
 
     def get(self, id: str) -> OpenDataset | None:
         """None where it has not been opened, or was idle for too long."""
         with self._lock:
             found = self._open.get(id)
             return found.use() if found else None
+
+    def holding(self, folder: Path) -> OpenDataset | None:
+        """The innermost one that is open and in which ``folder`` lies, with links followed."""
+        with self._lock:
+            found = (self._open.get(_id(each)) for each in (folder, *folder.parents))
+            return next((each.use() for each in found if each and each.collection), None)
 
     def close_idle(self, longer_than: float = IDLE_SECONDS) -> None:
         with self._lock:

@@ -28,7 +28,8 @@ def tag_lists(studio: Studio) -> TagLists:
 
 def all_lists(studio: Studio, call: Call) -> Any:
     lists = tag_lists(studio)
-    return {"lists": lists.names(), "tags": len(lists.known())}
+    known = lists.known()
+    return {"lists": lists.names(), "tags": len(known), "notes": lists.notes}
 
 
 def add(studio: Studio, call: Call) -> Any:

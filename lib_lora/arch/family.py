@@ -15,6 +15,16 @@ class Family(str, Enum):
 
 # ``ss_base_model_version``, by which the WebUI and model sites know a LoRA's family.
 BASE_VERSIONS = {Family.SD1: "sd_v1", Family.SD2: "sd_v2", Family.SDXL: "sdxl_base_v1-0"}
+# ``modelspec.architecture``; that of SD2 is for epsilon, and models of v have another.
+ARCHITECTURES = {
+    Family.SD1: "stable-diffusion-v1",
+    Family.SD2: "stable-diffusion-v2-512",
+    Family.SDXL: "stable-diffusion-xl-v1-base",
+}
+MODELSPEC = {
+    "modelspec.sai_model_spec": "1.0.1",
+    "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+}
 
 
 class Part(str, Enum):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lib_lora.dataset.collection import Applied, Collection
 
 _SHOWN = 10
+_STOPPED = 130
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class FilterOptions:
 class EditOptions:
     dry_run: bool = option(False, "only say what would change")
     remove_empty: bool = option(False, "delete a caption file of whose caption nothing is left; else it stays as it is")
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    over: bool = option(False, "in place of the pictures, which go to the trash; else beside them")
 
 
 class Command(NamedTuple):
@@ -86,6 +92,22 @@ def _edit_flags(parser: argparse.ArgumentParser) -> None:
         kind = EDITS.get(name)
         sub = edits.add_parser(name, help=kind.help, description=kind.help, allow_abbrev=False)
         _flags(kind, Chosen, EditOptions)(sub)
+
+
+def _picture_flags(parser: argparse.ArgumentParser) -> None:
+    from lib_lora.dataset.picture_tools import TOOLS
+
+    tools = parser.add_subparsers(metavar="TOOL", required=True, dest="tool")
+    for name in TOOLS:
+        kind = TOOLS.get(name)
+        sub = tools.add_parser(name, help=kind.__doc__, description=kind.__doc__, allow_abbrev=False)
+        _flags(kind, Chosen, PictureOptions)(sub)
+
+
+def _caption_flags(parser: argparse.ArgumentParser) -> None:
+    acts = parser.add_subparsers(metavar="WHAT", required=True, dest="act")
+    help = "delete caption files; the pictures stay"
+    _flags(Chosen)(acts.add_parser("delete", help=help, description=help, allow_abbrev=False))
 
 
 def _runner(command: Command) -> Callable[[dict[str, Any]], int]:
@@ -212,6 +234,41 @@ def _trash(collection: Collection, flags: dict[str, Any]) -> int:
     return told(collection, collection.trash(_some(collection, flags)))
 
 
+def _rename(collection: Collection, flags: dict[str, Any]) -> int:
+    item = collection.item_named(flags["picture"])
+    if item is None:
+        raise StudioError("there is no such picture", field="picture", came=flags["picture"])
+    return told(collection, collection.rename(item.id, flags["name"]))
+
+
+def _delete_captions(collection: Collection, flags: dict[str, Any]) -> int:
+    return told(collection, collection.remove_captions(_some(collection, flags)))
+
+
+def _picture(collection: Collection, flags: dict[str, Any]) -> int:
+    from lib_lora.base.events import Progress
+    from lib_lora.base.signals import Control
+    from lib_lora.cli.progress import Printer, stop_on_ctrl_c
+    from lib_lora.dataset.picture_tools import TOOLS, use_tool
+
+    name, options, ids = flags.pop("tool"), _taken(PictureOptions, flags), _some(collection, flags)
+    tool = _taken(TOOLS.get(name), flags)
+    control, printer = Control(), Printer()
+    with stop_on_ctrl_c(control):
+        try:
+            applied = use_tool(
+                collection,
+                ids,
+                tool,
+                over=options.over,
+                progress=lambda done, total: printer.show(Progress(name, done, total)),
+                control=control,
+            )
+        finally:
+            printer.close()
+    return told(collection, applied) or (_STOPPED if control.stopping else 0)
+
+
 def _restore(collection: Collection, flags: dict[str, Any]) -> int:
     return told(collection, collection.restore_first(chosen(collection, flags)))
 
@@ -269,7 +326,7 @@ def _health_flags(parser: argparse.ArgumentParser) -> None:
 def _tag(collection: Collection, flags: dict[str, Any]) -> int:
     from lib_lora.cli.dataset_tag import run_tag
 
-    return run_tag(collection, chosen(collection, flags), flags)
+    return run_tag(collection, chosen(collection, flags), flags, told)
 
 
 def _tag_flags(parser: argparse.ArgumentParser) -> None:
@@ -296,6 +353,13 @@ COMMANDS = {
     "move": Command("move pictures with their captions and masks", _move, _flags(Chosen, target=_TARGET)),
     "copy": Command("copy pictures with their captions and masks", _copy, _flags(Chosen, target=_TARGET)),
     "trash": Command("move pictures with their captions and masks to the trash", _trash, _flags(Chosen)),
+    "rename": Command(
+        "give a picture with its captions and mask another name",
+        _rename,
+        _flags(picture="its path in the dataset", name="the new name, without folder and extension"),
+    ),
+    "captions": Command("delete caption files", _delete_captions, _caption_flags),
+    "picture": Command("make new pictures: crop, resize, split, flip", _picture, _picture_flags),
     "metadata_in": Command("take captions from a metadata file", _metadata_in, _metadata_flags("MetadataIn")),
     "metadata_out": Command("write captions to a metadata file", _metadata_out, _metadata_flags("MetadataOut")),
 }

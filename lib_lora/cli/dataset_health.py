@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from lib_lora.base.events import Progress
 from lib_lora.base.options import add_flags, from_mapping
 from lib_lora.base.signals import Control
-from lib_lora.cli.progress import stop_on_ctrl_c
+from lib_lora.cli.progress import Printer, stop_on_ctrl_c
 
 if TYPE_CHECKING:
     from lib_lora.dataset.collection import Applied, Collection
@@ -39,16 +39,12 @@ def run_health(collection: Collection, flags: dict[str, Any], told: Callable[[Co
         flags: those of ``add_health_flags``, and nothing else.
         told: says what was done; 1 where something could not be.
     """
-    from lib_lora.dataset.health import HealthSettings, apply_fix, health
+    from lib_lora.dataset.health import HealthSettings, Watch, apply_fix, health
 
     kinds, as_json = flags.pop("fix"), flags.pop("json")
     settings = from_mapping(HealthSettings, flags)
-    control, bar = Control(), _Bar()
-    with stop_on_ctrl_c(control):
-        try:
-            report = health(collection, settings, bar.tell, control)
-        finally:
-            bar.close()
+    with _watched() as (tell, control):
+        report = health(collection, settings, tell, control)
     if report is None:
         return _STOPPED
     if as_json:
@@ -56,10 +52,28 @@ def run_health(collection: Collection, flags: dict[str, Any], told: Callable[[Co
     else:
         print("\n".join(report_lines(report)))
     status = 0
-    for finding in report.findings:
-        if finding.kind in kinds and finding.fix is not None:
-            status |= told(collection, apply_fix(collection, finding))
-    return status
+    with _watched() as (tell, control):
+        for finding in report.findings:
+            if finding.kind in kinds and finding.fix is not None and not control.stopping:
+                watch = Watch(functools.partial(tell, finding.kind), control)
+                status |= told(collection, apply_fix(collection, finding, watch))
+    return _STOPPED if control.stopping else status
+
+
+@contextmanager
+def _watched() -> Iterator[tuple[Callable[[str, int, int], None], Control]]:
+    """(shows how far it is, Ctrl-C)"""
+    control, printer = Control(), Printer()
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what != "checking":
+            printer.show(Progress(what, done, total))
+
+    with stop_on_ctrl_c(control):
+        try:
+            yield tell, control
+        finally:
+            printer.close()
 
 
 def report_lines(report: HealthReport) -> Iterator[str]:
@@ -79,25 +93,3 @@ def report_lines(report: HealthReport) -> Iterator[str]:
             f"steps: {steps['total_steps']} in {steps['epochs']} epochs of {steps['steps_per_epoch']} "
             f"({steps['samples']} samples, {steps['reg_samples']} of regularisation)"
         )
-
-
-class _Bar:
-    """One bar at a time."""
-
-    def __init__(self) -> None:
-        self._what, self._bar = "", None
-
-    def tell(self, what: str, done: int, total: int) -> None:
-        if what == "checking":
-            return
-        if what != self._what:
-            self.close()
-            self._what = what
-            seconds = 0.2 if sys.stderr.isatty() else 10
-            self._bar = tqdm(total=total, desc=what, file=sys.stderr, dynamic_ncols=True, mininterval=seconds)
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._what, self._bar = "", None

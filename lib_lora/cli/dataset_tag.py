@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ from lib_lora.base.signals import Control
 from lib_lora.cli.progress import Printer, stop_on_ctrl_c
 
 if TYPE_CHECKING:
-    from lib_lora.dataset.collection import Collection
+    from lib_lora.dataset.collection import Applied, Collection
     from lib_lora.tagging.options import TagConfig
-    from lib_lora.tagging.stored import Disagreement
+    from lib_lora.tagging.stored import Disagreement, StoredScores
 
 _STOPPED = 130
 _SHOWN = 40
+_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class TagOptions:
     compare: bool = option(
         False, "only say where captions differ from what was said at an earlier run; nothing is written"
     )
+    from_scores: bool = option(
+        False, "write captions from what was said at an earlier run; no tagger looks at a picture"
+    )
+    dry_run: bool = option(False, "only say what from_scores would write, and how many tags the thresholds let through")
 
 
 def add_tag_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,11 +46,14 @@ def add_tag_flags(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, TagConfig)
 
 
-def run_tag(collection: Collection, ids: Sequence[int], flags: dict[str, Any]) -> int:
+def run_tag(
+    collection: Collection, ids: Sequence[int], flags: dict[str, Any], told: Callable[[Collection, Applied], int]
+) -> int:
     """0 when all was done, 1 where something could not be, 130 when stopped.
 
     Args:
         flags: those of ``add_tag_flags``, and nothing else.
+        told: says what was done; 1 where something could not be.
     """
     from lib_lora.tagging.options import TagConfig
     from lib_lora.tagging.run import report_text, tag
@@ -55,6 +63,10 @@ def run_tag(collection: Collection, ids: Sequence[int], flags: dict[str, Any]) -
     config = from_mapping(TagConfig, flags)
     if options.compare:
         return _compare(collection, ids, config, options.tagger_dir)
+    if options.dry_run:
+        return _preview(collection, ids, config, options.tagger_dir)
+    if options.from_scores:
+        return told(collection, _stored(collection, config, options.tagger_dir).write(config, ids))
     control, printer = Control(), Printer()
     report = None
     with stop_on_ctrl_c(control):
@@ -71,14 +83,31 @@ def run_tag(collection: Collection, ids: Sequence[int], flags: dict[str, Any]) -
     return int(bool(report["problems"] or report["conflicts"]))
 
 
-def _compare(collection: Collection, ids: Sequence[int], config: TagConfig, folder: Path) -> int:
+def _stored(collection: Collection, config: TagConfig, folder: Path) -> StoredScores:
+    """What was said at earlier runs; says of how many pictures."""
     from lib_lora.tagging.registry import own_thresholds
     from lib_lora.tagging.stored import StoredScores
 
     stored = StoredScores(collection, own_thresholds(folder))
-    said = dict(stored.taggers())
+    said = {name.lower(): pictures for name, pictures in stored.taggers()}
     for name in config.taggers:
-        print(f"{name}: {said.get(name, 0)} of {len(collection.ids)} pictures looked at")
+        print(f"{name}: {said.get(name.lower(), 0)} of {len(collection.ids)} pictures looked at")
+    return stored
+
+
+def _preview(collection: Collection, ids: Sequence[int], config: TagConfig, folder: Path) -> int:
+    stored = _stored(collection, config, folder)
+    count, new = stored.count(config, ids), stored.captions(config, ids)
+    print(f"{count.tags} tags on {count.pictures} pictures ({count.per_picture:.1f} each), {count.without} without one")
+    print(f"{len(new)} captions would change")
+    for id, text in list(new.items())[:_EXAMPLES]:
+        item = collection.item(id)
+        print(f"  {item.name}\n    - {item.caption or ''}\n    + {text}")
+    return 0
+
+
+def _compare(collection: Collection, ids: Sequence[int], config: TagConfig, folder: Path) -> int:
+    stored = _stored(collection, config, folder)
     print("\n".join(_lines(collection, stored.disagreements(config, ids))))
     return 0
 

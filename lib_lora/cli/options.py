@@ -5,6 +5,7 @@ from __future__ import annotations
 from lib_lora.base.options import docs_table, options_of
 from lib_lora.dataset.edits import EDITS
 from lib_lora.dataset.health import HealthSettings
+from lib_lora.dataset.picture_tools import TOOLS as PICTURE_TOOLS
 from lib_lora.hosts.standalone.sampling import SampleConfig
 from lib_lora.tagging.options import TagConfig
 from lib_lora.training.config import TrainConfig
@@ -26,6 +27,9 @@ def options_page() -> str:
         "## dataset edit",
         "What each edit takes beside `--where`, `--dry_run` and `--remove_empty`.",
         *(part for name in EDITS for part in _edit(name)),
+        "## dataset picture",
+        "What each tool takes beside `--where` and `--over`.",
+        *(part for name in PICTURE_TOOLS for part in _picture_tool(name)),
         "## dataset health",
         docs_table(HealthSettings),
         "## dataset tag",
@@ -37,3 +41,8 @@ def options_page() -> str:
 def _edit(name: str) -> list[str]:
     kind = EDITS.get(name)
     return [f"### {name}", f"{kind.help[0].upper()}{kind.help[1:]}.", *([docs_table(kind)] if options_of(kind) else [])]
+
+
+def _picture_tool(name: str) -> list[str]:
+    kind = PICTURE_TOOLS.get(name)
+    return [f"### {name}", f"{kind.__doc__}.", *([docs_table(kind)] if options_of(kind) else [])]

@@ -28,19 +28,19 @@ def _command(tool: Tool) -> Callable[[dict[str, Any]], int]:
 
 
 def run_tool(tool: Tool, flags: dict[str, Any]) -> int:
-    """0 when the work was done, 130 when stopped."""
+    """0 when the work was done, 1 when its report says that something is wrong (``verify``), 130 when stopped."""
     config = from_mapping(tool.config, flags)
     control, printer = Control(), Printer()
-    done = False
+    code = 130
     with stop_on_ctrl_c(control):
         try:
             for event in tool.run(config, control):
                 printer.show(event)
                 if isinstance(event, ToolDone):
-                    done = True
+                    code = 1 if event.report.get("ok") is False else 0
                     printer.close()
                     print(tool.report_text(event.report))
                     print(f"{event.seconds:.1f} s")
         finally:
             printer.close()
-    return 0 if done else 130
+    return code

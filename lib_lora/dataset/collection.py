@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lib_lora.base.errors import StudioError
 from lib_lora.dataset import file_moves
+from lib_lora.dataset.bounds import link_in_home
 from lib_lora.dataset.edits import About, Edit
 from lib_lora.dataset.items import (
     CaptionRead,
@@ -42,7 +43,7 @@ from lib_lora.dataset.journal import (
     trash_name,
 )
 from lib_lora.dataset.query import Columns, Query, parse_query
-from lib_lora.dataset.records import natural_key
+from lib_lora.dataset.records import HOME, natural_key
 from lib_lora.dataset.tag_index import TagIndex, bits_of, ids_of
 from lib_lora.files.atomic import safe_name, write_bytes
 from lib_lora.files.captions import replace_caption
@@ -128,7 +129,12 @@ class Collection:
     """
 
     def __init__(
-        self, folder: Path, recursive: bool, caption_extension: str, progress: Callable[[int, int], None] | None
+        self,
+        folder: Path,
+        recursive: bool,
+        caption_extension: str,
+        within: tuple[Path, ...] | None,
+        progress: Callable[[int, int], None] | None,
     ) -> None:
         self.folder = folder
         self._root = str(folder)
@@ -140,7 +146,9 @@ class Collection:
         self.orphans: list[str] = []
         self._own_notes: list[str] = []
         self._lock = threading.RLock()
-        self._journal = Journal(folder)
+        self._journal = Journal(folder, within)
+        self._bounds = self._journal.bounds
+        self._is_open_to_others = within is not None
         self._headers = HeaderCache(self._journal.home / "index")
         self._listing = Listing()
         self._items: dict[int, Item] = {}
@@ -168,6 +176,7 @@ class Collection:
         *,
         recursive: bool = True,
         caption_extension: str = ".txt",
+        within: Sequence[Path] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Collection:
         """The dataset in ``folder``; the one that is open, where somebody in this process has it open. An edit that a
@@ -175,21 +184,24 @@ class Collection:
 
         Args:
             caption_extension: of caption files; where a picture has several, the one that counts.
+            within: where others than this machine's user reach it, the folders that they may use: files elsewhere,
+                where links lead, are left out and not touched.
             progress: called with (pictures read, pictures in all).
 
         Raises:
-            StudioError: no such folder, or it cannot be read.
+            StudioError: no such folder, it cannot be read, or it is a dataset's own.
         """
         root = _checked_folder(folder)
         extension = _checked_extension(caption_extension)
-        key = (os.path.normcase(os.path.realpath(root)), recursive, extension)
+        allowed = None if within is None else tuple(within)
+        key = (os.path.normcase(os.path.realpath(root)), recursive, extension, allowed)
         with _open_lock:
             opened = _open.setdefault(key, _Opened())
             opened.users += 1
         try:
             with opened.lock:
                 if opened.collection is None:
-                    opened.collection = cls(root, recursive, extension, progress)
+                    opened.collection = cls(root, recursive, extension, allowed, progress)
                     return opened.collection
             opened.collection.refresh()
         except BaseException:
@@ -211,12 +223,17 @@ class Collection:
 
     def _open_journal(self) -> str | None:
         """Why nothing can be written; None where it can."""
+        link = link_in_home(self._journal.home)
+        if link is not None:
+            return f"{link} is a link; what is kept there would be written somewhere else"
         try:
             self._journal.home.mkdir(exist_ok=True)
             with self._journal.locked() as found:
                 self._journal.remove_leftovers()
                 if found:
                     self._own_notes.append(f"an edit that was cut off has been finished ({len(found)} files)")
+                for name, why in self._journal.left:
+                    self._own_notes.append(f"an edit was cut off, and is left so at {name}, which {why}")
         except (StudioError, OSError) as fault:
             with contextlib.suppress(StudioError):
                 self._journal.read()
@@ -452,12 +469,12 @@ class Collection:
     def move(self, ids: Iterable[int], folder: str | Path) -> Applied:
         """Move pictures with their captions and masks into ``folder``: one of the dataset (relative), or any other.
         Where one of the files finds its place taken, the picture stays with all of them."""
-        target = self.folder / folder
+        target = _no_home(self.folder / folder)
         return self._files(ids, file_moves.into_folder(self.folder, target), f"move to {folder}")
 
     def copy(self, ids: Iterable[int], folder: str | Path) -> Applied:
         """As ``move``, but the pictures stay where they are, too."""
-        target = self.folder / folder
+        target = _no_home(self.folder / folder)
         return self._files(ids, file_moves.into_folder(self.folder, target), f"copy to {folder}", copy=True)
 
     def trash(self, ids: Iterable[int], *, captions: bool = True) -> Applied:
@@ -527,9 +544,10 @@ class Collection:
             number = self._journal.next_number
             gone = [self._inside(which) if isinstance(which, str) else self.item(which).name for which in replaced]
             changes: list[Change] = [Move(name, trash_name(number, name)) for name in gone]
+            leaving = set(gone)
             conflicts: list[tuple[int | str, str]] = []
             for name, source in files.items():
-                if os.path.lexists(self.folder / self._inside(name)) and name not in gone:
+                if os.path.lexists(self.folder / self._inside(name)) and name not in leaving:
                     conflicts.append((name, "there is a file of this name already"))
                 else:
                     changes.append(Move(file_moves.name_in(self.folder, source), name))
@@ -537,6 +555,9 @@ class Collection:
                 return Applied(None, what, [], conflicts=conflicts)
             for name, caption in (captions or {}).items():
                 file = os.path.splitext(self._inside(name))[0] + self.caption_extension
+                why = self._bounds.text_refusal(file, trusted=True)
+                if why:
+                    return Applied(None, what, [], conflicts=[(name, f"{file} {why}")])
                 old = read_bytes(self._place(file))
                 changes.append(TextChange(file, old, replace_caption(old or b"", caption, file)))
             return self._change_files(changes, what, [])
@@ -611,6 +632,11 @@ class Collection:
     ) -> Applied:
         """Caption files by name and their whole new content; None deletes."""
         conflicts = list(conflicts or [])
+        folders: dict[str, str] = {}
+        refusals = {name: self._bounds.text_refusal(name, trusted=True, folders=folders) for name in files}
+        for name, why in refusals.items():
+            conflicts += [(number, f"{name} {why}") for number in self._users.get(name, [])] * bool(why)
+        files = {name: data for name, data in files.items() if not refusals[name]}
         changed_outside = [name for name in files if self._has_changed(name)]
         for name in changed_outside:
             self._read_again(name)
@@ -725,7 +751,8 @@ class Collection:
     def _read_again(self, name: str) -> None:
         """A caption file was changed by others."""
         stamp = _stamp(self._place(name))
-        self._replace_caption(name, read_caption_file(self._place(name)))
+        why = self._bounds.refusal(name, follow=True, trusted=True)
+        self._replace_caption(name, CaptionRead(problem=why) if why else read_caption_file(self._place(name)))
         self._keep_stamp(name, stamp)
         self.version += 1
 
@@ -759,7 +786,10 @@ class Collection:
     # Reading the folder
 
     def _list(self) -> Listing:
-        return list_pictures(self.folder, recursive=self.recursive, caption_extension=self.caption_extension)
+        allowed = self._bounds.is_allowed if self._is_open_to_others else None
+        return list_pictures(
+            self.folder, recursive=self.recursive, caption_extension=self.caption_extension, is_allowed=allowed
+        )
 
     def _relist(self, listing: Listing, progress: Callable[[int, int], None] | None = None) -> Changes:
         """Take in what lies in the folder; only files that are new or may have changed are opened."""
@@ -858,11 +888,12 @@ class _Opened:
     users: int = 0
 
 
-_open: dict[tuple[str, bool, str], _Opened] = {}
+_Key = tuple[str, bool, str, tuple[Path, ...] | None]
+_open: dict[_Key, _Opened] = {}
 _open_lock = threading.Lock()
 
 
-def _let_go(key: tuple[str, bool, str]) -> None:
+def _let_go(key: _Key) -> None:
     with _open_lock:
         _open[key].users -= 1
         if not _open[key].users:
@@ -870,7 +901,7 @@ def _let_go(key: tuple[str, bool, str]) -> None:
 
 
 def _checked_folder(folder: str | Path) -> Path:
-    root = Path(os.path.abspath(folder))
+    root = _no_home(Path(os.path.abspath(folder)))
     if not root.exists():
         raise StudioError("the folder does not exist", field="folder", file=root)
     if not root.is_dir():
@@ -880,6 +911,14 @@ def _checked_folder(folder: str | Path) -> Path:
             return root
     except OSError as fault:
         raise StudioError(f"the folder cannot be read: {fault.strerror or fault}", field="folder", file=root) from fault
+
+
+def _no_home(folder: Path) -> Path:
+    """Raises StudioError for the folder, in some dataset, that holds what is ours, and for those in it."""
+    if HOME in {part.lower() for part in Path(os.path.realpath(folder)).parts}:
+        problem = f"{HOME} holds a dataset's journal and trash, and is no folder of pictures"
+        raise StudioError(problem, field="folder", file=folder)
+    return folder
 
 
 def _checked_extension(extension: str) -> str:

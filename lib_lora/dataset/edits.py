@@ -24,6 +24,7 @@ from lib_lora.dataset.tags import split_caption
 
 EDITS: Registry[type[Edit]] = Registry("edit")
 E = TypeVar("E", bound="type[Edit]")
+_EXACT = "* and ? are no wildcards: the tags are meant that have them in their names"
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,11 @@ def tags_in(texts: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(tag.strip() for text in texts for tag in text.split(",") if tag.strip()))
 
 
-def tag_matcher(pattern: str) -> Callable[[str], bool]:
-    """Whether a tag is the one meant: in any case, with underscores or spaces; ``*`` and ``?`` are wildcards."""
+def tag_matcher(pattern: str, *, exact: bool = False) -> Callable[[str], bool]:
+    """Whether a tag is the one meant: in any case, with underscores or spaces. ``*`` and ``?`` are wildcards, with
+    ``exact`` letters like others."""
     wanted = plain(pattern)
-    if "*" in wanted or "?" in wanted:
+    if not exact and ("*" in wanted or "?" in wanted):
         matches = re.compile(translate(wanted)).match
         return lambda tag: plain(tag) == wanted or matches(plain(tag)) is not None
     return lambda tag: plain(tag) == wanted
@@ -154,13 +156,14 @@ class Add(TagEdit):
 @dataclass(frozen=True)
 class Remove(TagEdit):
     tags: tuple[str, ...] = option((), "tags to remove, with commas between them; * and ? are wildcards")
+    exact: bool = option(False, _EXACT)
 
     def __post_init__(self) -> None:
         _required_tags(self, "tags")
 
     @cached_property
     def _matchers(self) -> list[Callable[[str], bool]]:
-        return [tag_matcher(tag) for tag in tags_in(self.tags)]
+        return [tag_matcher(tag, exact=self.exact) for tag in tags_in(self.tags)]
 
     def change(self, tags: list[str], about: About) -> list[str]:
         return [tag for tag in tags if not any(matches(tag) for matches in self._matchers)]
@@ -174,6 +177,7 @@ class Remove(TagEdit):
 class Rename(TagEdit):
     tags: tuple[str, ...] = option((), "tags to rename, with commas between them; * and ? are wildcards")
     into: tuple[str, ...] = option((), "the tag, or tags, to write in their place")
+    exact: bool = option(False, _EXACT)
 
     def __post_init__(self) -> None:
         _required_tags(self, "tags")
@@ -181,7 +185,7 @@ class Rename(TagEdit):
 
     @cached_property
     def _matchers(self) -> list[Callable[[str], bool]]:
-        return [tag_matcher(tag) for tag in tags_in(self.tags)]
+        return [tag_matcher(tag, exact=self.exact) for tag in tags_in(self.tags)]
 
     def change(self, tags: list[str], about: About) -> list[str]:
         into = tags_in(self.into)
@@ -298,13 +302,14 @@ class Shuffle(TagEdit):
 @dataclass(frozen=True)
 class MoveToFront(TagEdit):
     tags: tuple[str, ...] = option((), "tags, with commas between them; * and ? are wildcards")
+    exact: bool = option(False, _EXACT)
 
     def __post_init__(self) -> None:
         _required_tags(self, "tags")
 
     @cached_property
     def _matchers(self) -> list[Callable[[str], bool]]:
-        return [tag_matcher(tag) for tag in tags_in(self.tags)]
+        return [tag_matcher(tag, exact=self.exact) for tag in tags_in(self.tags)]
 
     def change(self, tags: list[str], about: About) -> list[str]:
         front, rest = [], tags

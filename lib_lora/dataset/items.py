@@ -24,6 +24,7 @@ from lib_lora.files.image_header import PICTURE_EXTENSIONS, ImageHeader, read_he
 from lib_lora.files.walk import walk
 
 EMPTY_CAPTION = "the caption file is empty"
+_LEADS_OUT = "a link to outside the host's folders; left out"
 _RECENT_NS = 2_000_000_000  # FAT keeps times to 2 s: what was written in the same 2 s may have changed unseen
 
 _READERS, _SHARE = 8, 50  # threads, and the pictures that one reads at a time
@@ -210,11 +211,17 @@ class Listing:
     faults: list[str] = field(default_factory=list)
 
 
-def list_pictures(root: Path, *, recursive: bool, caption_extension: str) -> Listing:
-    """What lies in ``root`` now. Hidden names and masks are left out; links to folders are followed once."""
+def list_pictures(
+    root: Path, *, recursive: bool, caption_extension: str, is_allowed: Callable[[str], bool] | None = None
+) -> Listing:
+    """What lies in ``root`` now. Hidden names and masks are left out; links to folders are followed once.
+
+    Args:
+        is_allowed: of a path with links followed: whether what lies there may be shown; None: all may.
+    """
     listing = Listing()
     extensions = {*CAPTION_EXTENSIONS, caption_extension}
-    found = list(_folders(root, recursive, extensions, listing.faults))
+    found = list(_folders(root, recursive, extensions, listing.faults, is_allowed))
     flat = not any(isinstance(repeats_and_name(_name(root, place)), tuple) for place, pictures, _ in found if pictures)
     for place, pictures, captions in found:
         _list_folder(listing, root, place, (pictures, captions), caption_extension, flat=flat)
@@ -222,10 +229,22 @@ def list_pictures(root: Path, *, recursive: bool, caption_extension: str) -> Lis
 
 
 def _folders(
-    root: Path, recursive: bool, extensions: set[str], faults: list[str]
+    root: Path,
+    recursive: bool,
+    extensions: set[str],
+    faults: list[str],
+    is_allowed: Callable[[str], bool] | None,
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Folder, its pictures, its caption files."""
     for place, folders, files in walk(root):
+        if is_allowed is not None:
+            if not is_allowed(os.path.realpath(place)):
+                faults.append(f"{place}: {_LEADS_OUT}")
+                folders.clear()
+                continue
+            out = _links_out(place, is_allowed)
+            faults += [f"{os.path.join(place, name)}: {_LEADS_OUT}" for name in files if name in out]
+            files = [name for name in files if name not in out]
         folders[:] = [name for name in folders if name != MASK_FOLDER and is_text(name)] if recursive else []
         pictures, captions = [], []
         for name in files:
@@ -240,6 +259,16 @@ def _folders(
             elif extension in extensions:
                 captions.append(name)
         yield place, pictures, captions
+
+
+def _links_out(place: Path, is_allowed: Callable[[str], bool]) -> set[str]:
+    """Names in a folder of links that lead to where one may not look."""
+    try:
+        with os.scandir(place) as entries:
+            links = [entry.path for entry in entries if entry.is_symlink()]
+    except OSError:  # gone since the folder was listed, and so are its files
+        return set()
+    return {os.path.basename(path) for path in links if not is_allowed(os.path.realpath(path))}
 
 
 def _list_folder(

@@ -4,6 +4,8 @@ In ``<dataset>/.lora_studio``: ``journal.jsonl`` has a line for each operation b
 ended; ``edits/`` holds what large ones change; ``first.jsonl`` each caption file as it was before its first change;
 ``trash/`` the files that were deleted. An operation that was cut off is finished when the dataset is opened next: each
 of its files is then as it was before or as it should be, and is known by its content.
+
+The journal may be somebody else's: what it says to do outside the dataset is done only where the edit is sealed.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lib_lora.base.errors import StudioError
+from lib_lora.dataset.bounds import Bounds, is_sealed, seal
 from lib_lora.dataset.records import HOME
 from lib_lora.files.atomic import atomic_write, lock_file, remove_leftovers, replace_files, sync_folder, write_bytes
 
@@ -98,8 +101,12 @@ def _bytes(text: str | None) -> bytes | None:
 
 def _change(values: list[Any]) -> Change:
     kind, name, *rest = values
+    if not all(isinstance(text, str) or (text is None and kind == "text") for text in (name, *rest)) or "\0" in name:
+        raise ValueError("is no change of a file")
     if kind == "text":
         return TextChange(name, _bytes(rest[0]), _bytes(rest[1]))
+    if "\0" in rest[0]:
+        raise ValueError("is no change of a file")
     return {"move": Move, "copy": Copy}[kind](name, rest[0])
 
 
@@ -146,10 +153,14 @@ class _Operation:
 
 
 class Journal:
-    """One per open dataset. Not thread-safe: its owner holds a lock of its own. Other processes may have one, too."""
+    """One per open dataset. Not thread-safe: its owner holds a lock of its own. Other processes may have one, too.
 
-    def __init__(self, root: Path) -> None:
+    ``within``: as ``Bounds`` has it.
+    """
+
+    def __init__(self, root: Path, within: Sequence[Path] | None = None) -> None:
         self.root = root
+        self.bounds = Bounds(root, within)
         self.home = root / HOME
         self._path = self.home / "journal.jsonl"
         self._offset = 0  # how far the file has been read
@@ -161,6 +172,7 @@ class Journal:
         self._first_size = 0
         self._first_end = 0  # of its whole lines
         self.damaged_lines = 0
+        self.left: list[tuple[str, str]] = []  # by finishing what was cut off: file and why
 
     def history(self) -> list[Entry]:
         """Edits that stand or can be redone, oldest first; those of one group, one after the other, are one."""
@@ -238,7 +250,7 @@ class Journal:
         self._keep_first(changes)
         operation = _Operation(number, "edit", time.time(), what, group, count)
         self._begin(operation, changes)
-        return self._run(operation, changes)
+        return self._run(operation, changes, _names(changes))
 
     @property
     def next_number(self) -> int:
@@ -333,18 +345,26 @@ class Journal:
 
     def _changes(self, operation: _Operation) -> list[Change]:
         """What an operation changes."""
+        return self._changes_and_trusted(operation)[0]
+
+    def _changes_and_trusted(self, operation: _Operation) -> tuple[list[Change], set[str]]:
+        """What an operation changes, and the names of those changes that may lead outside the dataset."""
         if operation.do == "edit":
-            return self._own_changes(operation)
+            own, is_sealed = self._own_changes(operation)
+            return own, _names(own if is_sealed else [])
         found: list[Change] = []
+        trusted, others = set(), set()
         for number in operation.entries:
             entry = self._operations[number]
-            own = [change for change in self._own_changes(entry) if change.name not in entry.left]
+            own, is_sealed = self._own_changes(entry)
+            own = [change for change in own if change.name not in entry.left]
             if operation.do == "undo":
                 own = [change.inverse(number) for change in reversed(own)]
             else:
                 own = [self._repeated(change, number) for change in own]
+            (trusted if is_sealed else others).update(_names(own))
             found += own
-        return _joined(found)
+        return _joined(found), trusted - others
 
     def _repeated(self, change: Change, number: int) -> Change:
         """A copy that was undone lies in the trash, and comes back from there."""
@@ -353,15 +373,18 @@ class Journal:
             return back if os.path.lexists(self.root / back.name) else change
         return change
 
-    def _own_changes(self, operation: _Operation) -> list[Change]:
+    def _own_changes(self, operation: _Operation) -> tuple[list[Change], bool]:
+        """What an edit changes, and whether it was sealed on this machine."""
         try:
             with open(self._path, "rb") as file:
                 file.seek(operation.offset)
                 values = json.loads(file.readline())
+            given = values.get("seal")
             if "in" in values:
                 values = json.loads(zlib.decompress((self.home / "edits" / values["in"]).read_bytes()))
-            return [_change(change) for change in values["changes"]]
-        except (OSError, ValueError, KeyError, TypeError, zlib.error) as fault:
+            changes = [_change(change) for change in values["changes"]]
+            return changes, given is not None and is_sealed(self.root, operation.number, values["changes"], given)
+        except (OSError, ValueError, KeyError, TypeError, IndexError, zlib.error) as fault:
             what = f"what edit {operation.number} ({operation.what}) changed cannot be read: {fault}"
             raise StudioError(what, file=self._path) from fault
 
@@ -372,6 +395,8 @@ class Journal:
         values = {name: getattr(operation, name) for name in _HEAD if getattr(operation, name) not in (None, [])}
         if operation.do == "edit":
             body = {"changes": [change.to_json() for change in changes]}
+            if self._lead_out(changes):
+                values["seal"] = seal(self.root, operation.number, body["changes"])
             data = json.dumps(body, separators=(",", ":")).encode("ascii")
             if len(data) > _INLINE_BYTES:
                 body = {"in": f"{operation.number:06d}.json.z"}
@@ -382,6 +407,11 @@ class Journal:
         self._offset += _append(self._path, [values], self._offset)
         self._enter(operation)
 
+    def _lead_out(self, changes: Sequence[Change]) -> bool:
+        """Whether one of them reads, writes or moves a file outside the dataset."""
+        folders: dict[str, str] = {}
+        return any(_refusal_of(self.bounds, change, trusted=False, folders=folders) for change in changes)
+
     def _end(self, operation: _Operation, left: Iterable[str] | None) -> None:
         self._ended(operation, left)
         # Not waited for: without this line the next one to open finds all done and writes it.
@@ -391,48 +421,53 @@ class Journal:
     def _again(self, do: str, entries: list[_Operation]) -> Done:
         operation = _Operation(self.next_number, do, time.time(), entries[0].what, count=sum(e.count for e in entries))
         operation.entries = [entry.number for entry in entries]
-        changes = self._changes(operation)
+        changes, trusted = self._changes_and_trusted(operation)
         self._begin(operation, changes)
-        return self._run(operation, changes)
+        return self._run(operation, changes, trusted)
 
-    def _run(self, operation: _Operation, changes: Sequence[Change]) -> Done:
+    def _run(self, operation: _Operation, changes: Sequence[Change], trusted: Container[str]) -> Done:
+        made: list[Change] = []
         try:
-            left = make_changes(self.root, changes)
+            left = make_changes(self.bounds, changes, trusted, made=made)
         except BaseException:
             # Put back what was changed before the disk refused. Where that cannot be done either, the operation stays
             # open, and the next one to lock the journal finishes it.
-            back = [change.inverse(operation.number) for change in reversed(changes)]
-            make_changes(self.root, _joined(back))
+            back = [change.inverse(operation.number) for change in reversed(made)]
+            make_changes(self.bounds, _joined(back), _names(back))
             self._end(operation, None)
             raise
-        names = {name for name, _ in left}
-        self._end(operation, names)
-        made = [change for change in changes if change.name not in names]
+        self._end(operation, {name for name, _ in left})
         self._keep_first_of_moved(made)
         return Done(operation.number, operation.what, made, left)
 
     def _finish_cut_off(self) -> list[Change]:
-        """Finish the operation that a process was killed in; what it changes."""
+        """Finish the operation that a process was killed in; what it changed."""
         if not self.is_cut_off:
             return []
         operation = self._last()
         try:
-            changes = self.cut_off()
+            changes, trusted = self._changes_and_trusted(operation)
         except StudioError:
             # Nobody can say any more what it was to do. Each file is whole, as it was before or as it should be.
             self._end(operation, None)
             return []
-        self._remove_temporaries(changes)
-        left = make_changes(self.root, changes, again=True)
+        may_be_made = [
+            change for change in changes if not _refusal_of(self.bounds, change, trusted=change.name in trusted)
+        ]
+        self._remove_temporaries(may_be_made)
+        made: list[Change] = []
+        left = make_changes(self.bounds, changes, trusted, again=True, made=made)
         self._end(operation, {name for name, _ in left})
-        self._keep_first_of_moved(changes)
-        return changes
+        self.left += left
+        self._keep_first_of_moved(made)
+        return made
 
     def _remove_temporaries(self, changes: Sequence[Change]) -> None:
         """What a killed writer left beside the files that it was to change."""
         names: dict[Path, set[str]] = {}
         for change in changes:
-            path = Path(os.path.realpath(self.root / getattr(change, "target", change.name)))
+            path = self.root / getattr(change, "target", change.name)
+            path = Path(os.path.realpath(path)) if isinstance(change, TextChange) else path
             names.setdefault(path.parent, set()).add(re.escape(path.name[:32]))
         for folder, starts in names.items():
             remove_leftovers(folder, "|".join(starts))
@@ -505,50 +540,87 @@ def _joined(changes: list[Change]) -> list[Change]:
     return [change for own in found.values() for change in own]
 
 
-def make_changes(root: Path, changes: Sequence[Change], *, again: bool = False) -> list[tuple[str, str]]:
+def _names(changes: Iterable[Change]) -> set[str]:
+    return {change.name for change in changes}
+
+
+def _refusal_of(bounds: Bounds, change: Change, *, trusted: bool, folders: dict[str, str] | None = None) -> str:
+    """Why a change may not be made, because of where its files lie; empty where it may."""
+    if isinstance(change, TextChange):
+        return bounds.text_refusal(change.name, trusted=trusted, folders=folders)
+    return bounds.refusal(
+        change.name, follow=isinstance(change, Copy), trusted=trusted, folders=folders
+    ) or bounds.refusal(change.target, follow=False, trusted=trusted, folders=folders)
+
+
+def make_changes(
+    bounds: Bounds,
+    changes: Sequence[Change],
+    trusted: Container[str],
+    *,
+    again: bool = False,
+    made: list[Change] | None = None,
+) -> list[tuple[str, str]]:
     """Make what is not made yet, in order; the names and reasons of those that cannot be.
 
     Args:
+        trusted: names of changes that may lead outside the dataset.
         again: these changes were begun before, by a process that was killed.
+        made: gets those that were made, or were so already; where the disk refuses, those that may have been made.
 
     Raises:
         StudioError: the disk is full or refuses.
     """
     left: list[tuple[str, str]] = []
+    made = [] if made is None else made
     texts: dict[str, TextChange] = {}
     folders: set[Path] = set()
     for change in changes:
         if isinstance(change, TextChange) and change.name not in texts:
             texts[change.name] = change
             continue
-        left += _write_texts(root, list(texts.values()))
+        left += _write_texts(bounds, list(texts.values()), trusted, made)
         texts = {}
         if isinstance(change, TextChange):
             texts[change.name] = change
             continue
-        source, target = root / change.name, root / change.target
-        why = (_copy if isinstance(change, Copy) else _move)(source, target, again=again)
+        # Asked right before each: the one before may have moved a link or a folder.
+        why = _refusal_of(bounds, change, trusted=change.name in trusted)
+        if not why:
+            source, target = bounds.root / change.name, bounds.root / change.target
+            made.append(change)
+            why = (_copy if isinstance(change, Copy) else _move)(source, target, again=again)
+            folders |= {source.parent, target.parent}
+            if why:
+                made.pop()
         left += [(change.name, why)] * bool(why)
-        folders |= {source.parent, target.parent}
     for folder in folders:
         sync_folder(folder)
-    return left + _write_texts(root, list(texts.values()))
+    return left + _write_texts(bounds, list(texts.values()), trusted, made)
 
 
-def _write_texts(root: Path, changes: Sequence[TextChange]) -> list[tuple[str, str]]:
+def _write_texts(
+    bounds: Bounds, changes: Sequence[TextChange], trusted: Container[str], made: list[Change]
+) -> list[tuple[str, str]]:
     left: list[tuple[str, str]] = []
     write: dict[str, TextChange] = {}
     stamps: dict[str, Any] = {}
+    folders: dict[str, str] = {}
+    begun = len(made)
     for change in changes:
-        path = os.path.join(root, change.name)
-        stamps[path] = _stamp(path)
-        now = read_bytes(path) if stamps[path] else None
-        if now == change.new:
-            continue
-        why = _refusal(change, now, path)
+        why = _refusal_of(bounds, change, trusted=change.name in trusted, folders=folders)
         if why:
             left.append((change.name, why))
-        else:
+            continue
+        path = os.path.join(bounds.root, change.name)
+        stamps[path] = _stamp(path)
+        now = read_bytes(path) if stamps[path] else None
+        why = "" if now == change.new else _refusal(change, now, path)
+        if why:
+            left.append((change.name, why))
+            continue
+        made.append(change)
+        if now != change.new:
             write[path] = change
     contents = {path: change.new for path, change in write.items() if change.new is not None}
     late = replace_files(contents, lambda path: _stamp(path) == stamps[path])
@@ -558,7 +630,9 @@ def _write_texts(root: Path, changes: Sequence[TextChange]) -> list[tuple[str, s
         os.unlink(path)
     for folder in {os.path.dirname(path) for path in deleted}:
         sync_folder(folder)
-    return left + [(write[path].name, CHANGED_OUTSIDE) for path in late]
+    refused = {write[path].name for path in late}
+    made[begun:] = [change for change in made[begun:] if change.name not in refused]
+    return left + [(name, CHANGED_OUTSIDE) for name in sorted(refused)]
 
 
 def _refusal(change: TextChange, now: bytes | None, path: str) -> str:

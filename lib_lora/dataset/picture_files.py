@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lib_lora.base.errors import StudioError
+from lib_lora.base.signals import Control
 from lib_lora.dataset.collection import Applied, Collection
 from lib_lora.dataset.images import to_rgb, upright
 from lib_lora.files.atomic import atomic_write, write_bytes
@@ -84,37 +85,88 @@ _ORIENTATION_TAG = 0x0112
 _OTHER_FORMATS = ("GIF", "TIFF", "TGA", "PPM", "PCX", "ICO", "JPEG", "MPO")
 
 
-def convert_files(collection: Collection, names: Sequence[str]) -> Applied:
+@dataclass(frozen=True)
+class Made:
+    """Files that come into the dataset together or not at all.
+
+    Attributes:
+        of: the id of the picture, or the name of the file, that they were made of.
+        files: path in the dataset -> the file, which is moved there.
+        replaced: what they take the place of, as ``Collection.add_files`` has it.
+    """
+
+    of: int | str
+    files: dict[str, Path]
+    replaced: tuple[int | str, ...] = ()
+
+
+def bring_in(
+    collection: Collection,
+    made: Sequence[Made],
+    what: Callable[[int], str],
+    conflicts: Sequence[tuple[int | str, str]] = (),
+) -> Applied:
+    """Bring files into the dataset, as one undoable entry.
+
+    Args:
+        what: words for the history, from the number of things that something was made of.
+        conflicts: those that there are already.
+
+    Returns:
+        ``conflicts`` has those, too, of whose files one has found its name taken meanwhile; the others come in.
+    """
+    left = list(conflicts)
+    while made:
+        files = {name: path for each in made for name, path in each.files.items()}
+        replaced = [each for one in made for each in one.replaced]
+        done = collection.add_files(files, replaced=replaced, what=what(len(made)))
+        taken = dict(done.conflicts)
+        if done.entry is not None or not any(name in taken for name in files):
+            return replace(done, conflicts=[*left, *done.conflicts])
+        for each in made:
+            for name in [name for name in each.files if name in taken][:1]:
+                left.append((each.of, f"{taken[name]}: {name}"))
+        made = [each for each in made if taken.keys().isdisjoint(each.files)]
+    return Applied(None, what(0), [], conflicts=left)
+
+
+def convert_files(
+    collection: Collection,
+    names: Sequence[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    control: Control | None = None,
+) -> Applied:
     """Save pictures that training does not read as PNG, and JPEGs of another extension as ``.jpg``, as they are; the
     old files go to the trash.
 
     Args:
         names: paths in the dataset of files that are no items.
+        control: asked to stop, it leaves out the files that are not done yet.
 
     Returns:
         ``conflicts`` names those that stay as they are: animated, in a format that is not known here, or with a new
         name that is taken.
     """
     staging = collection.staging()
-    files: dict[str, Path] = {}
-    done: list[int | str] = []
+    made: dict[str, Made] = {}
     conflicts: list[tuple[int | str, str]] = []
-    for name in names:
+    for done, name in enumerate(names):
+        if control is not None and control.stopping:
+            break
+        if progress:
+            progress(done, len(names))
         try:
             target, path = _converted(collection.folder / name, staging)
         except StudioError as error:
             conflicts.append((name, error.problem))
             continue
         new = os.path.splitext(name)[0] + target
-        if new in files or (collection.folder / new).exists():
+        if new in made:
             conflicts.append((name, f"there is a file of this name already: {new}"))
         else:
-            files[new] = path
-            done.append(name)
-    if not files:
-        return Applied(None, "convert", [], conflicts=conflicts)
-    applied = collection.add_files(files, replaced=done, what=f"convert {len(done)} pictures")
-    return replace(applied, conflicts=[*conflicts, *applied.conflicts])
+            made[new] = Made(name, {new: path}, (name,))
+    return bring_in(collection, list(made.values()), lambda count: f"convert {count} pictures", conflicts)
 
 
 def _converted(path: Path, staging: Path) -> tuple[str, Path]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 
@@ -25,14 +26,15 @@ from lib_lora.base.signals import Control
 from lib_lora.dataset.bucket_options import BucketOptions
 from lib_lora.dataset.collection import Applied, Collection
 from lib_lora.dataset.cuts import Box, Cut, bucket_cut, checked_box, middle_box, smart_box, split_boxes, whole
+from lib_lora.dataset.images import to_rgb
 from lib_lora.dataset.items import Item
 from lib_lora.dataset.masks import mask_for, mask_name, save_mask
-from lib_lora.dataset.picture_files import EXTENSIONS, Opened, open_upright, save_picture
+from lib_lora.dataset.picture_files import EXTENSIONS, Made, Opened, bring_in, open_upright, save_picture
 from lib_lora.dataset.plan import select_bucket
 from lib_lora.files.atomic import write_bytes
 
 
-class PictureTool(Protocol):
+class PictureTool:
     """An option dataclass, filed in TOOLS.
 
     Attributes:
@@ -47,6 +49,11 @@ class PictureTool(Protocol):
         Raises:
             StudioError: of this picture it makes nothing.
         """
+        raise NotImplementedError
+
+    def colours(self, opened: Opened) -> Opened:
+        """The picture in the colours that are written."""
+        return opened
 
 
 TOOLS: Registry[type[PictureTool]] = Registry("tool")
@@ -54,7 +61,7 @@ TOOLS: Registry[type[PictureTool]] = Registry("tool")
 
 @TOOLS.register("crop")
 @dataclass(frozen=True)
-class Crop:
+class Crop(PictureTool):
     """Cut out a box"""
 
     left: int = option(0, "left edge of what is kept", unit="px", minimum=0)
@@ -70,10 +77,11 @@ class Crop:
 
 @TOOLS.register("crop_to_bucket")
 @dataclass(frozen=True)
-class CropToBucket(BucketOptions):
+class CropToBucket(BucketOptions, PictureTool):
     """Cut and scale to the bucket that training would choose: what training sees, or its box where most is to see"""
 
     place: str = option("smart", "which part is kept", choices=("middle", "smart"))
+    scale: bool = option(True, "scale to the bucket's size, too; else only cut to its shape")
 
     suffix = "bucket"
 
@@ -81,12 +89,14 @@ class CropToBucket(BucketOptions):
         bucket = select_bucket(*picture.size, self.buckets())
         width, height = bucket.resolution
         box = smart_box(picture, width / height) if self.place == "smart" else None
+        if not self.scale:
+            return [Cut(box or middle_box(picture.size, width / height))]
         return [bucket_cut(picture.size, bucket, box)]
 
 
 @TOOLS.register("smart_crop")
 @dataclass(frozen=True)
-class SmartCrop:
+class SmartCrop(PictureTool):
     """Cut the largest box of a shape where the picture shows most"""
 
     aspect: str = option("1:1", "shape of the box, width:height")
@@ -101,7 +111,7 @@ class SmartCrop:
 
 @TOOLS.register("resize")
 @dataclass(frozen=True)
-class Resize:
+class Resize(PictureTool):
     """Scale, keeping the shape"""
 
     side: str = option("shortest", "which side gets the length", choices=("shortest", "longest", "width", "height"))
@@ -122,7 +132,7 @@ class Resize:
 
 @TOOLS.register("split")
 @dataclass(frozen=True)
-class Split:
+class Split(PictureTool):
     """Cut a tall or wide picture into several"""
 
     aspect: float = option(1.5, "a part's long side is at most this many times its short side", minimum=1, maximum=10)
@@ -139,7 +149,7 @@ class Split:
 
 @TOOLS.register("flip")
 @dataclass(frozen=True)
-class Flip:
+class Flip(PictureTool):
     """Mirror; words such as left and right in the caption stay as they are"""
 
     mirror: str = option("horizontal", "which way", choices=("horizontal", "vertical"))
@@ -152,13 +162,30 @@ class Flip:
 
 @TOOLS.register("upright")
 @dataclass(frozen=True)
-class Upright:
+class Upright(PictureTool):
     """Write the picture as EXIF says it should be shown"""
 
     suffix = "upright"
 
     def cuts(self, picture: Image.Image) -> list[Cut]:
         return [Cut(whole(picture.size))]
+
+
+@TOOLS.register("rgb")
+@dataclass(frozen=True)
+class Rgb(PictureTool):
+    """Write 8 bits of RGB, as training sees them: transparent parts become white"""
+
+    suffix = "rgb"
+
+    def cuts(self, picture: Image.Image) -> list[Cut]:
+        return [Cut(whole(picture.size))]
+
+    def colours(self, opened: Opened) -> Opened:
+        image = to_rgb(opened.image)
+        image.info.clear()  # Pillow would write the old profile along
+        is_rgb = opened.image.mode in ("RGB", "RGBA", "P", "PA")  # else the profile speaks of other colours
+        return replace(opened, image=image, profile=opened.profile if is_rgb else None)
 
 
 def parse_aspect(text: str) -> float:
@@ -209,7 +236,9 @@ def use_tool(
             work.conflicts.append((id, error.problem))
         if progress:
             progress(done + 1, len(ids))
-    return work.commit(f"{tool.suffix}: {len(work.made)} of {len(ids)} pictures")
+    return bring_in(
+        collection, work.made, lambda count: f"{tool.suffix}: {count} of {len(ids)} pictures", work.conflicts
+    )
 
 
 @dataclass
@@ -217,25 +246,28 @@ class _Work:
     """Finished files in the staging folder, until all of them are brought in at once.
 
     Attributes:
-        files: path in the dataset -> finished file.
-        replaced: what they take the place of.
-        made: items that something was made of.
+        names: of all the files to come, in the dataset.
+        stems: by folder, of files that are there and of those to come, in small letters.
     """
 
     collection: Collection
     staging: Path
-    files: dict[str, Path] = field(default_factory=dict)
-    replaced: list[int | str] = field(default_factory=list)
-    made: list[int] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    stems: dict[str, set[str]] = field(default_factory=dict)
     conflicts: list[tuple[int | str, str]] = field(default_factory=list)
 
     def make(self, item: Item, tool: PictureTool, *, over: bool) -> None:
         opened = open_upright(item.path)
         mask = mask_for(item, opened.image.size)
         cuts = tool.cuts(opened.image)
+        opened = tool.colours(opened)
         keeps_name = over and len(cuts) == 1
         names = self._names(item, opened, [""] if keeps_name else _endings(tool.suffix, len(cuts)), over=over)
         new: dict[str, Path] = {}
+        coming = [each for name in names for each in (name, mask_name(name)) if each in self.names]
+        if coming:
+            raise StudioError(f"there will be a file of this name already: {coming[0]}", file=item.path)
         for cut, name in zip(cuts, names):
             new[name] = self._staged(name)
             save_picture(cut.of(opened.image), opened, new[name])
@@ -246,47 +278,42 @@ class _Work:
                 caption = os.path.splitext(name)[0] + os.path.splitext(item.caption_name)[1]
                 new[caption] = self._staged(caption)
                 write_bytes(new[caption], item.caption_data)
-        self.files |= new
+        replaced: list[int | str] = []
         if over:
-            self.replaced += [item.id, *([mask_name(item.name)] if mask else [])]
-            if not keeps_name:
-                self.replaced += self._own_caption(item)
-        self.made.append(item.id)
+            replaced = [item.id, *([mask_name(item.name)] if mask else [])]
+            if not keeps_name and self._caption_users[item.caption_name] == 1:
+                replaced.append(item.caption_name)
+        self.names |= new.keys()
+        self.made.append(Made(item.id, new, tuple(replaced)))
 
     def _names(self, item: Item, opened: Opened, endings: Sequence[str], *, over: bool) -> list[str]:
         """Free names beside the picture's own; with its own extension, if that is one of its format."""
         own = os.path.splitext(item.file_name)[1]
         extension = own if own.lower() in EXTENSIONS[opened.format] else EXTENSIONS[opened.format][0]
         taken = self._taken(item.folder)
-        if over:
-            taken.discard(item.stem.casefold())
+        own_stem = item.stem.casefold() if over else None
         names = []
         for ending in endings:
             stems = (f"{item.stem}{ending}{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
-            stem = next(stem for stem in stems if stem.casefold() not in taken)
+            stem = next(stem for stem in stems if stem.casefold() == own_stem or stem.casefold() not in taken)
             taken.add(stem.casefold())
             names.append(f"{item.folder}/{stem}{extension}" if item.folder else f"{stem}{extension}")
         return names
 
     def _taken(self, folder: str) -> set[str]:
-        """Stems in the folder, of files that are there and of those to come, in small letters."""
-        here = [os.path.basename(name) for name in self.files if name.rpartition("/")[0] == folder]
-        there = os.listdir(self.collection.folder / folder)
-        return {os.path.splitext(name)[0].casefold() for name in (*here, *there)}
+        """The folder's ``stems``. It is listed once; what comes meanwhile is found when files are brought in."""
+        if folder not in self.stems:
+            there = os.listdir(self.collection.folder / folder)
+            self.stems[folder] = {os.path.splitext(name)[0].casefold() for name in there}
+        return self.stems[folder]
 
-    def _own_caption(self, item: Item) -> list[str]:
-        """The picture's caption file, if no other picture has it, too."""
-        users = [other for other in self.collection.items if other.caption_name == item.caption_name]
-        return [item.caption_name] if item.caption_name and len(users) == 1 else []
+    @cached_property
+    def _caption_users(self) -> Counter[str]:
+        """Caption file -> pictures that have it."""
+        return Counter(item.caption_name for item in self.collection.items if item.caption_name)
 
     def _staged(self, name: str) -> Path:
         return self.staging / f"{uuid.uuid4().hex}{os.path.splitext(name)[1]}"
-
-    def commit(self, what: str) -> Applied:
-        if not self.files:
-            return Applied(None, what, [], conflicts=self.conflicts)
-        done = self.collection.add_files(self.files, replaced=self.replaced, what=what)
-        return replace(done, conflicts=[*self.conflicts, *done.conflicts])
 
 
 def _endings(suffix: str, count: int) -> list[str]:

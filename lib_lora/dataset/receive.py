@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import uuid
 from pathlib import Path, PurePath
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -15,6 +16,9 @@ from lib_lora.files.atomic import safe_name, write_bytes, write_text
 from lib_lora.files.image_header import PICTURE_EXTENSIONS
 from lib_lora.text.infotext import caption_of, prompt_of
 
+if TYPE_CHECKING:
+    from lib_lora.dataset.collection import Collection
+
 _EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 _EXIF_IFD = 0x8769
 _USER_COMMENT = 0x9286
@@ -22,7 +26,9 @@ _UNICODE = b"UNICODE\0"
 _NAMING = Lock()  # between looking for a free name and taking it
 
 
-def add_picture(folder: Path, name: str, data: bytes, caption: str | None = None) -> Path:
+def add_picture(
+    folder: Path, name: str, data: bytes, caption: str | None = None, collection: Collection | None = None
+) -> Path:
     """Write a picture into a dataset's folder, beside what is there, and its caption beside it.
 
     Args:
@@ -31,6 +37,7 @@ def add_picture(folder: Path, name: str, data: bytes, caption: str | None = None
             with another ending. The ending becomes that of the picture's true format.
         data: the file's bytes, which are kept.
         caption: its caption; empty for none, None: the prompt that the WebUI has written into the picture.
+        collection: the open dataset in which ``folder`` lies: its history has the picture then.
 
     Returns:
         The picture's path.
@@ -53,11 +60,24 @@ def add_picture(folder: Path, name: str, data: bytes, caption: str | None = None
     stem = safe_name(PurePath(name).stem, field="name")
     with _NAMING:
         path = folder / f"{_free_stem(folder, stem)}{ending}"
+        if collection is not None:
+            _add_to(collection, path, data, text)
+            return path
         # The caption first: a picture is never there without it.
         if text:
             write_text(path.with_suffix(".txt"), text + "\n")
         write_bytes(path, data)
     return path
+
+
+def _add_to(collection: Collection, path: Path, data: bytes, caption: str) -> None:
+    name = path.relative_to(collection.folder).as_posix()
+    staged = collection.staging() / f"{uuid.uuid4().hex}{path.suffix}"
+    write_bytes(staged, data)
+    captions = {name: caption} if caption else None
+    done = collection.add_files({name: staged}, captions=captions, what=f"add {path.name}")
+    if done.conflicts:
+        raise StudioError(f"not added: {done.conflicts[0][1]}", field="name", came=name)
 
 
 def infotext_of(picture: Image.Image) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,6 @@ def _pattern(name: str) -> re.Pattern[str]:
 def in_group(tag: str, name: str) -> bool:
     """Whether ``tag``, as anybody writes it, belongs to a group of the file."""
     return _pattern(name).fullmatch(plain(tag)) is not None
-
-
-def group_names() -> tuple[str, ...]:
-    return tuple(_data()["groups"])
-
-
-def members(tags: Iterable[str], name: str) -> list[str]:
-    """Those of ``tags`` that belong to the group."""
-    return [tag for tag in tags if in_group(tag, name)]
 
 
 @functools.cache

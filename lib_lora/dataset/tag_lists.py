@@ -84,10 +84,15 @@ class KnownTags:
 
 
 class TagLists:
-    """The lists in a folder. May be called from several threads."""
+    """The lists in a folder. May be called from several threads.
+
+    Attributes:
+        notes: of lists that could not be read when they were last asked for, why; they are left out.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.notes: list[str] = []
         self._lock = threading.Lock()
         self._known: tuple[object, KnownTags] = (None, KnownTags(()))
 
@@ -101,12 +106,24 @@ class TagLists:
     def known(self) -> KnownTags:
         """All lists together, read anew when one has come or gone."""
         paths = [self.folder / name for name in self.names()]
-        stamp = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+        stamp = [(path.name, status.st_mtime_ns, status.st_size) for path in paths if (status := _status(path))]
         with self._lock:
             if self._known[0] != stamp:
-                rows = [row for path in paths for row in _rows(path.name, path.read_text("utf-8"))]
-                self._known = (stamp, KnownTags(rows))
+                self.notes = []
+                self._known = (stamp, KnownTags([row for path in paths for row in self._read(path)]))
             return self._known[1]
+
+    def _read(self, path: Path) -> list[tuple[KnownTag, tuple[str, ...]]]:
+        """The list's rows; none, and a note, where it cannot be read: somebody may have put anything there."""
+        try:
+            return list(_rows(path.name, path.read_text("utf-8")))
+        except UnicodeDecodeError:
+            self.notes.append(f"{path.name} is left out: it is not UTF-8")
+        except OSError as fault:
+            self.notes.append(f"{path.name} is left out: {fault.strerror or fault}")
+        except StudioError as fault:
+            self.notes.append(f"{path.name} is left out: it {fault.problem}")
+        return []
 
     def add(self, name: str, text: str) -> None:
         """Keep a list; one of the same name is replaced.
@@ -132,6 +149,14 @@ class TagLists:
         if name not in self.names():
             raise StudioError("no such list", field="name", came=name, allowed=self.names())
         (self.folder / name).unlink()
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """None for a list that has gone since the folder was looked at, and for a link to nothing."""
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def _rows(name: str, text: str) -> Iterable[tuple[KnownTag, tuple[str, ...]]]:

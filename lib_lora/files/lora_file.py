@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib_lora.base.errors import StudioError
-from lib_lora.files.safetensors_file import TensorData, header_bytes, read_header, tensor_chunks, write_safetensors
+from lib_lora.files.safetensors_file import (
+    TensorData,
+    header_bytes,
+    header_with,
+    read_header,
+    tensor_chunks,
+    write_safetensors,
+)
 
 # The slice of a file that the WebUI's oldest hash covers.
 _LEGACY_BEGIN, _LEGACY_BYTES = 0x100000, 0x10000
+_CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,34 @@ def tensor_hashes(tensors: Mapping[str, TensorData], metadata: Mapping[str, str]
       other metadata leave it as it is.
     - ``modelspec.hash_sha256``: ``0x`` and the sha256 of the tensors' bytes (modelspec 1.0.1).
     """
-    immutable = {key: value for key, value in metadata.items() if key.startswith("ss_")}
-    head = header_bytes(tensors, immutable)
+    return _hashes(header_bytes(tensors, _immutable(metadata)), tensor_chunks(tensors))
+
+
+def file_hashes(path: Path | str, metadata: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The hashes of a file on disk, whose tensors may lie in another order than those that we write.
+
+    Args:
+        metadata: that the file is to have; None for its own.
+
+    Raises:
+        StudioError: there is no such file, or it is no whole .safetensors file.
+    """
+    header = read_header(path)
+    with open(path, "rb") as file:
+        file.seek(header.data_offset)
+        chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
+        return _hashes(header_with(header, _immutable(header.metadata if metadata is None else metadata)), chunks)
+
+
+def _immutable(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key.startswith("ss_")}
+
+
+def _hashes(head: bytes, chunks: Iterable[bytes | memoryview]) -> dict[str, str]:
+    """``head``: of the file that holds the ``ss_*`` metadata alone."""
     whole, legacy = hashlib.sha256(), hashlib.sha256(_legacy_part(head, 0))
     place = len(head)
-    for chunk in tensor_chunks(tensors):
+    for chunk in chunks:
         whole.update(chunk)
         legacy.update(_legacy_part(chunk, place))
         place += len(chunk)

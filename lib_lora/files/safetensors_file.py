@@ -291,6 +291,19 @@ def write_safetensors(
 _COPY_BYTES = 1 << 24
 
 
+def header_with(header: Header, metadata: Mapping[str, str]) -> bytes:
+    """All bytes before the tensors' own, which stay in their order, with other metadata.
+
+    Raises:
+        StudioError: as ``header_bytes``.
+    """
+    entries = {
+        name: {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [info.begin, info.end]}
+        for name, info in header.tensors.items()
+    }
+    return _packed(entries, metadata)
+
+
 def replace_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
     """Give a .safetensors file other metadata. Its tensors' bytes and their order stay as they are.
 
@@ -299,11 +312,7 @@ def replace_metadata(path: Path | str, metadata: Mapping[str, str]) -> None:
             is then as it was.
     """
     old = read_header(path)
-    entries = {
-        name: {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [info.begin, info.end]}
-        for name, info in old.tensors.items()
-    }
-    head = _packed(entries, metadata)
+    head = header_with(old, metadata)
     with atomic_write(path) as file:
         file.write(head)
         # Closed before the rename, which Windows refuses over an open file.

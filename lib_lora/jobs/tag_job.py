@@ -14,7 +14,7 @@ from lib_lora.base.events import Event, Note, ToolDone
 from lib_lora.base.options import REQUIRED, from_mapping, option, options_of, to_mapping
 from lib_lora.base.protocols import Host
 from lib_lora.base.signals import Control
-from lib_lora.files.access import check_inside
+from lib_lora.jobs.dataset_access import allowed_folder, within
 from lib_lora.jobs.forms import in_groups, option_view, plain, refuse_unknown
 from lib_lora.jobs.job import Job
 from lib_lora.jobs.options import LIVE
@@ -61,15 +61,15 @@ class _Tag:
 
     def check(self, values: Mapping[str, Any], host: Host, folder: Path) -> Prepared:
         from lib_lora.dataset.query import parse_query
+        from lib_lora.dataset.records import CAPTION_EXTENSIONS
         from lib_lora.tagging.registry import model_folder
         from lib_lora.tagging.run import check
 
         pictures, config = _read(values)
-        if host.exposed():
-            inside = check_inside(pictures.folder, host.folders().datasets, field="folder")
-            pictures = dataclasses.replace(pictures, folder=inside)
-        if not pictures.folder.is_dir():
-            raise StudioError("there is no such folder", field="folder", file=pictures.folder)
+        pictures = dataclasses.replace(pictures, folder=allowed_folder(pictures.folder, host, field="folder"))
+        if pictures.caption_extension not in CAPTION_EXTENSIONS:
+            came = pictures.caption_extension
+            raise StudioError("not allowed", field="caption_extension", came=came, allowed=CAPTION_EXTENSIONS)
         parse_query(pictures.filter)
         check(config, model_folder(host), host)
         plan = {"pictures": to_mapping(pictures), "config": to_mapping(config)}
@@ -84,7 +84,10 @@ class _Tag:
         pictures = from_mapping(Pictures, job.spec.plan["pictures"])
         config = from_mapping(TagConfig, job.spec.plan["config"])
         with Collection.open(
-            pictures.folder, recursive=pictures.recursive, caption_extension=pictures.caption_extension
+            allowed_folder(pictures.folder, host, field="folder"),  # the host may be open to others by now
+            recursive=pictures.recursive,
+            caption_extension=pictures.caption_extension,
+            within=within(host),
         ) as collection:
             ids, lost = _chosen(collection, pictures)
             if lost:

@@ -14,10 +14,10 @@ from lib_lora.base.options import OptionInfo, convert, from_mapping, option, opt
 from lib_lora.base.protocols import Host, ModelFile
 from lib_lora.files.access import check_inside, check_subfolder
 from lib_lora.files.atomic import safe_name
-from lib_lora.files.walk import walk
 from lib_lora.jobs.forms import in_groups, model_view, option_view, plain, refuse_unknown, subfolders
 from lib_lora.weights.block_ratios import PRESETS
-from lib_lora.weights.options import LORA_ENDINGS, OUTPUT
+from lib_lora.weights.lora_folder import lora_paths
+from lib_lora.weights.options import OUTPUT
 from lib_lora.weights.tools import TOOLS, Tool
 
 ENDING = ".safetensors"
@@ -86,10 +86,7 @@ def _kind(info: OptionInfo) -> str | None:
 
 def lora_list(root: Path) -> list[dict[str, Any]]:
     """The LoRAs of a folder, the newest first. ``name`` is the path in it, without the ending where that is usual."""
-    paths = [place / name for place, _, names in walk(root) for name in names]
-    found = [path for path in paths if path.suffix.lower() in LORA_ENDINGS and not path.name.startswith(".")]
-    there = [path for path in found if path.is_file()]  # a link may lead nowhere
-    return sorted((_lora_view(path, root) for path in there), key=lambda each: each["mtime"], reverse=True)
+    return sorted((_lora_view(path, root) for path in lora_paths(root)), key=lambda each: each["mtime"], reverse=True)
 
 
 def _lora_view(path: Path, root: Path) -> dict[str, Any]:

@@ -109,7 +109,11 @@ class StoredScores:
         """Those that have said something, each with the number of this dataset's pictures that it has looked at."""
         keys = [key_of(item) for item in self.collection.items]
         names = taggers_with_scores(self.collection.folder)
-        return [(name, sum(key in self.store(name).said for key in keys)) for name in names]
+        result = []
+        for name in names:
+            said = self.store(name).said  # asking for the store reads what is new in it, so once is enough
+            result.append((name, sum(key in said for key in keys)))
+        return result
 
     def of(self, id: int) -> dict[str, list[tuple[str, str, float]]]:
         """By tagger (tag, category, score) of one picture, as the tagger spells it, the surest first."""

@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_lora.arch.family import BASE_VERSIONS, Family
+from lib_lora.arch.family import ARCHITECTURES, BASE_VERSIONS, MODELSPEC, Family
 from lib_lora.base.events import Progress
 from lib_lora.base.seeds import derive_seed
 from lib_lora.dataset.plan import Plan, PlannedImage, parse_resolution
@@ -19,11 +19,6 @@ from lib_lora.files.lora_file import model_hash_legacy
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.config import TrainConfig
 
-_ARCHITECTURE = {
-    Family.SD1: "stable-diffusion-v1",
-    Family.SD2: "stable-diffusion-v2-512",
-    Family.SDXL: "stable-diffusion-xl-v1-base",
-}
 _SD2_V = "stable-diffusion-v2-768-v"
 
 
@@ -219,9 +214,8 @@ def _checkpoint(model: DiffusionModel) -> dict[str, Any]:
 def _modelspec(config: TrainConfig, model: DiffusionModel) -> dict[str, Any]:
     width, height = parse_resolution(config.resolution)
     return {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{_SD2_V if _is_sd2_v(model) else _ARCHITECTURE[model.family]}/lora",
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        **MODELSPEC,
+        "modelspec.architecture": f"{_SD2_V if _is_sd2_v(model) else ARCHITECTURES[model.family]}/lora",
         "modelspec.title": config.output_name,
         "modelspec.resolution": f"{width}x{height}",
         "modelspec.prediction_type": "v" if model.prediction_type == "v_prediction" else "epsilon",

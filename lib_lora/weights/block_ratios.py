@@ -2,6 +2,9 @@
 
 Source: hako-mikan/sd-webui-lora-block-weight b403cb7. A block that a list does not name gets 0; what belongs to no
 block (``time_embed``, ``label_emb``, ``out``) keeps 1.
+
+It has presets for SD1's blocks alone. Of SDXL's blocks, which are fewer, each takes the value of the one that stands at
+the same share of the way: block i of n on its side that of block floor((i + 1/2) m / n) of SD1's m.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_lora.arch.blocks import BASE, BLOCK_LISTS
+from lib_lora.arch.blocks import BASE, BLOCK_LISTS, MIDDLE
 from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.weights.layers import block_of_key
@@ -89,12 +92,29 @@ def parse_ratios(
     Raises:
         StudioError: no such preset, a value that is no number, or a list of a length that the family does not have.
     """
-    values = [item.strip() for item in presets.get(text.strip(), text).split(",")]
+    name = text.strip()
+    written = presets.get(name, text)
+    values = [item.strip() for item in written.split(",")]
+    if family is Family.SDXL and written == PRESETS.get(name):
+        values = _for_sdxl(values)
     if len(values) == 1:
         raise StudioError("no such block weights", field="lbw", came=text, allowed=[*presets, "or a list of numbers"])
     names = _block_names(len(values), family, text)
     # A list with one value too few leaves out BASE, which then counts 1.
     return BlockRatios({BASE: 1.0, **dict(zip(names, (_number(value, x, text) for value in values)))})
+
+
+def _for_sdxl(values: list[str]) -> list[str]:
+    """A preset of 17 or 25 values as one of SDXL's 12 or 19."""
+    names = _block_names(len(values), Family.SD1, "")
+    lists = BLOCK_LISTS[Family.SDXL]
+    wanted = lists[12] if BASE in names else lists[20][1:]
+    found = []
+    for side in (BASE, "IN", MIDDLE, "OUT"):
+        theirs = [value for name, value in zip(names, values) if name.startswith(side)]
+        count = sum(name.startswith(side) for name in wanted)
+        found += [theirs[(2 * index + 1) * len(theirs) // (2 * count)] for index in range(count)]
+    return found
 
 
 def _block_names(count: int, family: Family | None, text: str) -> tuple[str, ...]:

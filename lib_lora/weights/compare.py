@@ -19,11 +19,10 @@ from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
 from lib_lora.weights.base_model import BaseModel
 from lib_lora.weights.chart import bar_chart, check_picture, save_chart
-from lib_lora.weights.convert import read_any_names
 from lib_lora.weights.delta import ModuleDelta
 from lib_lora.weights.inspect import OTHER
 from lib_lora.weights.layers import block_of_key, canonical_key
-from lib_lora.weights.modules import delta_norm, delta_product
+from lib_lora.weights.modules import delta_norm, delta_product, read_whole
 from lib_lora.weights.options import CompareConfig
 from lib_lora.weights.svd import RankRule, Truncated, truncate_dense, truncate_factors
 from lib_lora.weights.workers import each
@@ -109,7 +108,7 @@ def run(config: CompareConfig, control: Control) -> Iterator[Event]:
     """
     began = time.monotonic()
     check_picture(config.picture, config.overwrite)
-    first, second = (read_any_names(path) for path in (config.first, config.second))
+    first, second = (read_whole(path) for path in (config.first, config.second))
     if None not in (first.family, second.family) and first.family is not second.family:
         came = f"{first.family.value} and {second.family.value}"
         raise StudioError("the LoRAs are for two families", field="second", came=came)
@@ -122,8 +121,7 @@ def run(config: CompareConfig, control: Control) -> Iterator[Event]:
     found: dict[str, Likeness] = {}
 
     def work(key: str) -> Likeness:
-        weight = None if base is None else base.weight(key)
-        return likeness(ours[key], theirs[key], config.directions, weight)
+        return likeness(ours[key], theirs[key], config.directions, _weight(key, base, ours[key], theirs[key]))
 
     for key, alike in zip(shared, each(work, shared)):
         if control.stopping:
@@ -145,7 +143,12 @@ def run(config: CompareConfig, control: Control) -> Iterator[Event]:
 
 def _norms(modules: Mapping[str, ModuleDelta], base: BaseModel | None) -> dict[str, float]:
     """||W|| of the layers that only one of the files has."""
-    return {key: delta_norm(delta, None if base is None else base.weight(key)) for key, delta in modules.items()}
+    return {key: delta_norm(delta, _weight(key, base, delta)) for key, delta in modules.items()}
+
+
+def _weight(key: str, base: BaseModel | None, *deltas: ModuleDelta) -> Tensor | None:
+    """The layer's weight, where a change depends on it: a checkpoint may lack layers of the others."""
+    return base.weight(key) if base is not None and any(delta.needs_base for delta in deltas) else None
 
 
 def _report(

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,19 +14,17 @@ from torch import Tensor
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
-from lib_lora.models.checkpoint_file import open_checkpoint
 from lib_lora.weights.base_model import BaseModel
-from lib_lora.weights.delta import LoraWeights, ModuleDelta, Norm, lora_from_tensors
+from lib_lora.weights.delta import Full, LoraWeights, ModuleDelta
 from lib_lora.weights.layers import block_of_key, canonical_key
-from lib_lora.weights.modules import MB, factor_tensors, is_spatial, precision_of, refuse_unread
-from lib_lora.weights.names import diffusers_name, from_diffusers, is_diffusers, ldm_key
+from lib_lora.weights.modules import MB, factor_tensors, ignored_text, is_spatial, precision_of, read_whole
+from lib_lora.weights.names import diffusers_name, ldm_key
 from lib_lora.weights.options import ConvertConfig
-from lib_lora.weights.output import check_output, lora_metadata, saved, write_lora
+from lib_lora.weights.output import check_output, derived_metadata, saved, write_lora
 from lib_lora.weights.svd import FactorSvd, RankRule, Truncated, truncate_dense
 from lib_lora.weights.workers import each
 
 _PLAIN = frozenset({"lora_up.weight", "lora_down.weight", "alpha"})
-_RANK_KEYS = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
 
 
 @dataclass(frozen=True)
@@ -41,26 +38,13 @@ class Converted:
     error: float = 0.0
 
 
-def read_any_names(path: Path, reading: str = "webui") -> LoraWeights:
-    """A LoRA file in any of ``names.NAMES``, as kohya's.
-
-    Raises:
-        StudioError: no such file, or something else than a LoRA.
-    """
-    file = open_checkpoint(path)
-    tensors = from_diffusers(file.tensors, file.metadata) if is_diffusers(file.tensors) else file.tensors
-    weights = lora_from_tensors(tensors, file.metadata, path, reading)
-    refuse_unread(weights)
-    return weights
-
-
 def is_plain(delta: ModuleDelta) -> bool:
     """LoRA without Tucker form, magnitudes or anything else beside."""
     return delta.kind == "LoRA" and delta.tensors.keys() <= _PLAIN
 
 
 def as_lora(delta: ModuleDelta, rule: RankRule | None, weight: Tensor | None = None, exact: bool = False) -> Converted:
-    """A module of any type as LoRA; without a rule without loss.
+    """A module of any type as LoRA; without a rule without loss, where that takes no more ranks than the module has.
 
     Args:
         weight: of the layer, where the type needs it.
@@ -73,14 +57,24 @@ def as_lora(delta: ModuleDelta, rule: RankRule | None, weight: Tensor | None = N
     factors = delta.low_rank(weight)
     if factors is not None:
         return _cut(delta, FactorSvd(*factors).cut(rule or RankRule()), delta.shape or tuple(weight.shape))
-    if rule is None:
-        raise StudioError(
-            f"{delta.key} is a {delta.name} of full rank: as LoRA it needs a rank or a share that may be lost",
-            field="dim",
-        )
-    dense = delta.dense(weight)
     # The shape told by the layer, where there is one: files of some types have lost the kernel.
-    return _cut(delta, truncate_dense(dense.flatten(1), rule, exact), tuple(dense.shape))
+    shape = delta.shape if weight is None else tuple(weight.shape)
+    if rule is None and not _is_as_large(delta, shape):
+        raise _full_rank(delta)
+    dense = delta.dense(weight)
+    return _cut(delta, truncate_dense(dense.flatten(1), rule or RankRule(), exact), tuple(dense.shape))
+
+
+def _is_as_large(delta: ModuleDelta, shape: tuple[int, ...]) -> bool:
+    """Whether a module has as many ranks as any matrix of the layer's shape can have."""
+    return delta.rank is not None and min(shape[0], math.prod(shape[1:])) <= delta.rank
+
+
+def _full_rank(delta: ModuleDelta) -> StudioError:
+    return StudioError(
+        f"{delta.key} is a {delta.name} of full rank: as LoRA it needs a rank or a share that may be lost",
+        field="dim",
+    )
 
 
 def _cut(delta: ModuleDelta, found: Truncated, shape: tuple[int, ...]) -> Converted:
@@ -113,9 +107,8 @@ def run(config: ConvertConfig, control: Control) -> Iterator[Event]:
             that cannot hold a type.
     """
     began = time.monotonic()
-    check_output(config.output, config.overwrite)
-    weights = read_any_names(config.model, config.reading)
-    base = BaseModel(config.base) if config.base else None
+    check_output(config.output, config.overwrite, [config.model, *([config.base] if config.base else [])])
+    weights, base = _opened(config)
     modules: list[Converted] = []
     for module in each(lambda key: _converted(weights.modules[key], base, config), weights.modules):
         if control.stopping:
@@ -133,15 +126,74 @@ def run(config: ConvertConfig, control: Control) -> Iterator[Event]:
     yield ToolDone("convert", config.output, _report(config, modules), time.monotonic() - began)
 
 
+def check(config: ConvertConfig) -> None:
+    """Whether the file can become what the options ask for.
+
+    Raises:
+        StudioError: it cannot, or a file cannot be read.
+    """
+    _opened(config)
+
+
+def _opened(config: ConvertConfig) -> tuple[LoraWeights, BaseModel | None]:
+    weights = read_whole(config.model, config.reading)
+    base = BaseModel(config.base) if config.base else None
+    if base is not None and weights.family not in (None, base.family):
+        raise StudioError(
+            "is of another family than the LoRA", field="base", came=base.family.value, allowed=weights.family.value
+        )
+    if config.first_ranks is not None:
+        _check_first_ranks(config.first_ranks, weights)
+    kept = [d for d in weights.modules.values() if config.network_type is None or _is_norm(d)]
+    others = [delta.key for delta in kept if not is_plain(delta)]
+    if config.names == "diffusers" and (others or weights.embeddings):
+        raise _no_diffusers_form(others)
+    for delta in weights.modules.values() if config.network_type else ():
+        if not _is_norm(delta):
+            _check_type(delta, base, config)
+    return weights, base
+
+
+def _check_first_ranks(rank: int, weights: LoraWeights) -> None:
+    if not any(delta.cut(rank) is not delta for delta in weights.modules.values()):
+        ranks = [delta.rank for delta in weights.modules.values() if delta.cut(1) is not delta]
+        raise StudioError(
+            "no module has more ranks that could be left out",
+            field="first_ranks",
+            came=rank,
+            allowed=f"less than {max(ranks)}" if ranks else "a file with LoRA modules of several ranks",
+        )
+
+
+def _check_type(delta: ModuleDelta, base: BaseModel | None, config: ConvertConfig) -> None:
+    """By shapes alone, whether a module can become LoRA."""
+    weight = _weight(delta, base)
+    shapes = {name: tensor.to("meta") if tensor.dim() else tensor for name, tensor in delta.tensors.items()}
+    light = replace(delta, tensors=shapes)
+    if delta.needs_base and weight is None:
+        light.dense()  # raises the error that says so
+    factors = light.low_rank(None if weight is None else weight.to("meta"))
+    shape = delta.shape if weight is None else tuple(weight.shape)
+    if factors is None and _rule(config, delta) is None and not _is_as_large(delta, shape):
+        raise _full_rank(delta)
+
+
+def _weight(delta: ModuleDelta, base: BaseModel | None) -> Tensor | None:
+    """The layer's weight; also where it only tells the shape."""
+    return None if base is None or is_plain(delta) else base.weight(canonical_key(delta.key, base.family))
+
+
+def _is_norm(delta: ModuleDelta) -> bool:
+    """A change of a norm, which has no rows and columns."""
+    return isinstance(delta, Full) and len(delta.shape) == 1
+
+
 def _converted(delta: ModuleDelta, base: BaseModel | None, config: ConvertConfig) -> Converted:
     if config.first_ranks is not None:
         delta = first_ranks(delta, config.first_ranks)
-    if config.network_type is None or isinstance(delta, Norm):
+    if config.network_type is None or _is_norm(delta):
         return Converted(delta.key, delta.tensors, _row(delta, delta.name, delta.rank))
-    weight = None
-    if base is not None and (delta.needs_base or not is_plain(delta)):
-        weight = base.weight(canonical_key(delta.key, base.family))
-    return as_lora(delta, _rule(config, delta), weight, config.exact)
+    return as_lora(delta, _rule(config, delta), _weight(delta, base), config.exact)
 
 
 def _rule(config: ConvertConfig, delta: ModuleDelta) -> RankRule | None:
@@ -154,13 +206,16 @@ def _rule(config: ConvertConfig, delta: ModuleDelta) -> RankRule | None:
 
 def _notes(config: ConvertConfig, weights: LoraWeights, modules: list[Converted]) -> Iterator[Note]:
     """What the result has not."""
-    ignored = sorted({suffix for delta in weights.modules.values() for suffix in delta.ignored})
-    if ignored:
-        yield Note(f"left out, because the WebUI leaves it out, too: {', '.join(ignored)}", "warning")
+    if ignored := ignored_text(weights):
+        yield Note(ignored, "warning")
+    if config.first_ranks is not None:
+        whole = sum(delta.cut(config.first_ranks) is delta for delta in weights.modules.values())
+        if whole:
+            yield Note(f"{whole} modules are no LoRA of more than {config.first_ranks} ranks: none is left out of them")
     if config.network_type is None:
         return
     biases = [module.key for module in modules if weights.modules[module.key].bias() is not None]
-    lost = [key for key in biases if not isinstance(weights.modules[key], Norm)]
+    lost = [key for key in biases if not _is_norm(weights.modules[key])]
     if lost:
         yield Note(f"{len(lost)} layers' changes of the bias are left out: LoRA has none", "warning")
     norms = len(biases) - len(lost)
@@ -171,29 +226,19 @@ def _notes(config: ConvertConfig, weights: LoraWeights, modules: list[Converted]
 def _named(modules: list[Converted], names: str, weights: LoraWeights) -> tuple[dict[str, Tensor], str | None]:
     """The result by whole key, and what is odd about it."""
     if names == "diffusers":
-        return _as_diffusers(modules, weights)
+        return _as_diffusers(modules)
     rename = ldm_key if names == "ldm" else canonical_key
     family = weights.family
     named = {f"{rename(m.key, family)}.{suffix}": tensor for m in modules for suffix, tensor in m.tensors.items()}
     return named | dict(weights.embeddings), None
 
 
-def _as_diffusers(modules: list[Converted], weights: LoraWeights) -> tuple[dict[str, Tensor], str | None]:
+def _as_diffusers(modules: list[Converted]) -> tuple[dict[str, Tensor], str | None]:
     """``lora_A`` and ``lora_B`` with the scale in them.
 
     diffusers takes one alpha and one rank for all modules of a part where the file tells no alphas: with the scale in
     the factors and zeros up to the largest rank, every version computes the same.
     """
-    if weights.embeddings:
-        raise StudioError("diffusers' files hold no embeddings", field="names", came="diffusers")
-    others = [module.key for module in modules if module.tensors.keys() - _PLAIN]
-    if others:
-        raise StudioError(
-            f"{len(others)} modules are no plain LoRA, the first is {others[0]}",
-            field="names",
-            came="diffusers",
-            allowed="plain LoRA, which network_type makes of most types",
-        )
     made = [module for module in modules if module.tensors]
     ranks = [module.tensors["lora_down.weight"].shape[0] for module in made]
     named = {}
@@ -210,6 +255,17 @@ def _as_diffusers(modules: list[Converted], weights: LoraWeights) -> tuple[dict[
     return named, note
 
 
+def _no_diffusers_form(modules: list[str]) -> StudioError:
+    if not modules:
+        return StudioError("diffusers' files hold no embeddings", field="names", came="diffusers")
+    return StudioError(
+        f"{len(modules)} modules are no plain LoRA, the first is {modules[0]}",
+        field="names",
+        came="diffusers",
+        allowed="plain LoRA, which network_type makes of most types",
+    )
+
+
 def _padded(tensor: Tensor, axis: int, count: int) -> Tensor:
     if not count:
         return tensor
@@ -220,14 +276,11 @@ def _padded(tensor: Tensor, axis: int, count: int) -> Tensor:
 
 def _metadata(config: ConvertConfig, weights: LoraWeights, modules: list[Converted]) -> dict[str, str]:
     """The file's own; of a file that became LoRA with the new ranks."""
-    own = dict(weights.metadata)
-    own.pop("lora_adapter_metadata", None)
+    own, changes = weights.metadata, config.network_type is not None or config.first_ranks is not None
+    if config.names == "diffusers" and not (changes or own.keys() - {"lora_adapter_metadata"}):
+        return {"format": "pt"}
     tensors = {f"{module.key}.{suffix}": t for module in modules for suffix, t in module.tensors.items()}
-    values = lora_metadata(config.output.stem, weights.family, tensors)
-    if config.network_type is None and config.first_ranks is None:
-        return values | own if own or config.names != "diffusers" else {"format": "pt"}
-    own.pop("ss_network_args", None)
-    return values | own | {key: values[key] for key in _RANK_KEYS}
+    return derived_metadata(own, config.output.stem, weights.family, tensors, changes)
 
 
 def _report(config: ConvertConfig, modules: list[Converted]) -> dict[str, Any]:

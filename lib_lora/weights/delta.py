@@ -30,6 +30,7 @@ from lib_lora.arch.family import Family
 from lib_lora.arch.keys import split_key
 from lib_lora.base.errors import StudioError
 from lib_lora.models.checkpoint_file import open_checkpoint
+from lib_lora.weights.names import from_diffusers, is_diffusers
 
 # How a file is understood. "webui": as WebUI 1.10.1 applies it. "trained": as its trainer meant it, which differs for
 # DoRA normed by output rows (the WebUI always norms by input columns), for older GLoRA files and for ``lora_A`` and
@@ -369,8 +370,8 @@ class LoKr(ModuleDelta):
         matrix = self._flat(name, dtype)
         rows, columns = matrix.shape
         if rows <= columns:
-            return torch.eye(rows, dtype=dtype), matrix
-        return matrix, torch.eye(columns, dtype=dtype)
+            return torch.eye(rows, dtype=dtype, device=matrix.device), matrix
+        return matrix, torch.eye(columns, dtype=dtype, device=matrix.device)
 
 
 def _kron(first: Tensor, second: Tensor) -> Tensor:
@@ -553,6 +554,7 @@ class LoraWeights:
         modules: by the module's name in the file.
         unread: suffixes by module, where they make no type that is known.
         embeddings: the tensors of textual inversions that the file carries along, by whole key.
+        renamed: whether the file has diffusers' names, none of which the WebUI finds.
     """
 
     path: Path | None
@@ -560,6 +562,7 @@ class LoraWeights:
     metadata: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    renamed: bool = False
 
     @property
     def name(self) -> str:
@@ -572,13 +575,17 @@ class LoraWeights:
 
 
 def read_lora(path: Path | str, reading: str = "webui") -> LoraWeights:
-    """A LoRA file of any format that the WebUI reads, .safetensors or PyTorch's.
+    """A LoRA file of any format that the WebUI reads, .safetensors or PyTorch's, and in any of ``names.NAMES``; the
+    modules have kohya's or LDM's.
 
     Raises:
         StudioError: no such file, or something else than a file of tensors. Unknown modules are no error here.
     """
     file = open_checkpoint(path)
-    return lora_from_tensors(file.tensors, file.metadata, Path(path), reading)
+    if not is_diffusers(file.tensors):
+        return lora_from_tensors(file.tensors, file.metadata, Path(path), reading)
+    tensors = from_diffusers(file.tensors, file.metadata)
+    return replace(lora_from_tensors(tensors, file.metadata, Path(path), reading), renamed=True)
 
 
 def lora_from_tensors(

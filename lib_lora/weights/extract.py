@@ -267,9 +267,8 @@ def run(config: ExtractConfig, control: Control) -> Iterator[Event]:
         StudioError: options that do not fit together, or files that cannot be read, do not fit or cannot be written.
     """
     began = time.monotonic()
-    check(config)
-    check_output(config.output, config.overwrite)
-    extraction = Extraction(BaseModel(config.model_org), BaseModel(config.model_tuned), config)
+    check_output(config.output, config.overwrite, [config.model_org, config.model_tuned])
+    extraction = _opened(config)
     if extraction.misfits:
         yield Note(f"left out, because their shapes differ: {', '.join(extraction.misfits)}", "warning")
     layers: list[Extracted] = []
@@ -290,6 +289,20 @@ def run(config: ExtractConfig, control: Control) -> Iterator[Event]:
 
 
 def check(config: ExtractConfig) -> None:
+    """Whether the options fit together, and the two checkpoints do.
+
+    Raises:
+        StudioError: they do not, or a file cannot be read.
+    """
+    _opened(config)
+
+
+def _opened(config: ExtractConfig) -> Extraction:
+    _check_options(config)
+    return Extraction(BaseModel(config.model_org), BaseModel(config.model_tuned), config)
+
+
+def _check_options(config: ExtractConfig) -> None:
     if config.model_org.resolve() == config.model_tuned.resolve():
         raise StudioError("is the same file as model_org", field="model_tuned", came=str(config.model_tuned))
     if config.size_mb is not None and config.mode != "fixed":

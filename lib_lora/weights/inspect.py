@@ -19,19 +19,20 @@ from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
+from lib_lora.files.lora_file import file_hashes
 from lib_lora.files.safetensors_file import looks_like_safetensors, read_header, replace_metadata
 from lib_lora.weights.base_model import BaseModel
 from lib_lora.weights.chart import bar_chart, check_picture, save_chart, text_bars
-from lib_lora.weights.convert import read_any_names
 from lib_lora.weights.delta import LoraWeights, ModuleDelta
 from lib_lora.weights.layers import block_of_key, canonical_key
-from lib_lora.weights.modules import MB, delta_norm
+from lib_lora.weights.modules import MB, delta_norm, read_whole
 from lib_lora.weights.options import InspectConfig
 from lib_lora.weights.workers import each
 
 OTHER = "other"  # layers of no block: time embedding and output
 _THUMBNAIL_PX = 256
 _THUMBNAIL = "modelspec.thumbnail"
+_LEGACY_HASH = "sshs_legacy_hash"
 _MOST_TAGS = 50
 
 
@@ -123,7 +124,7 @@ def thumbnail(path: Path) -> str:
     try:
         with Image.open(path) as picture:
             small = picture.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise StudioError(f"is no picture: {error}", field="thumbnail", file=path) from error
     small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     buffer = io.BytesIO()
@@ -132,7 +133,8 @@ def thumbnail(path: Path) -> str:
 
 
 def edit_metadata(path: Path, changes: Sequence[str], removed: Sequence[str], picture: Path | None) -> None:
-    """Change a file's metadata in place: its tensors' bytes stay as they are.
+    """Change a file's metadata in place: its tensors' bytes stay as they are. The one hash that depends on metadata,
+    on the ``ss_*`` ones, is worked out anew where they change.
 
     Raises:
         StudioError: as ``edited`` and ``thumbnail``, or the file holds no metadata at all (.pt).
@@ -140,7 +142,13 @@ def edit_metadata(path: Path, changes: Sequence[str], removed: Sequence[str], pi
     values = _edited_file(path, changes, removed)
     if picture is not None:
         values[_THUMBNAIL] = thumbnail(picture)
+    if _LEGACY_HASH in values and any(name.startswith("ss_") for name in _changed(read_header(path).metadata, values)):
+        values[_LEGACY_HASH] = file_hashes(path, values)[_LEGACY_HASH]
     replace_metadata(path, values)
+
+
+def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> set[str]:
+    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
 
 
 def _edited_file(path: Path, changes: Sequence[str], removed: Sequence[str]) -> dict[str, str]:
@@ -168,10 +176,10 @@ def run(config: InspectConfig, control: Control) -> Iterator[Event]:
     began = time.monotonic()
     check_picture(config.picture, config.overwrite)
     if config.set or config.remove or config.thumbnail:
-        read_any_names(config.model)  # whether it is a LoRA; a file that stays mapped could not be replaced on Windows
+        read_whole(config.model)  # whether it is a LoRA; a file that stays mapped could not be replaced on Windows
         edit_metadata(config.model, config.set, config.remove, config.thumbnail)
         yield Saved(config.model, 0, final=True)
-    weights = read_any_names(config.model)
+    weights = read_whole(config.model)
     norms: dict[str, float | None] = {}
     base = BaseModel(config.base) if config.base else None
     for key, norm in zip(weights.modules, module_norms(weights, base)):

@@ -21,7 +21,7 @@ from lib_lora.arch.ldm import resnets_per_level, text_keys, unet_key
 
 # Other tools' prefixes that the WebUI takes for these.
 _PREFIXES = {"oft_unet_": UNET_PREFIX}
-_FIRST_ENCODER = "lora_te1_"
+FIRST_ENCODER = "lora_te1_"
 _NO_LAYERS = ("embeddings.", "position_embedding", "text_projection")  # that the WebUI changes by a LoRA
 
 
@@ -101,8 +101,8 @@ def canonical_key(key: str, family: Family | None) -> str:
     for old, new in _PREFIXES.items():
         if key.startswith(old):
             key = new + key[len(old) :]
-    if key.startswith(_FIRST_ENCODER) and family in (Family.SD1, Family.SD2):
-        key = TEXT_PREFIX + key[len(_FIRST_ENCODER) :]
+    if key.startswith(FIRST_ENCODER) and family in (Family.SD1, Family.SD2):
+        key = TEXT_PREFIX + key[len(FIRST_ENCODER) :]
     if not key.startswith(UNET_PREFIX):
         return key
     if family is None and key.startswith(tuple(UNET_PREFIX + part for part in ("input_", "middle_", "output_"))):

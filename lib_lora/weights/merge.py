@@ -36,7 +36,7 @@ from lib_lora.weights.modules import (
     rank_bytes,
 )
 from lib_lora.weights.options import MergeConfig, RecipeConfig
-from lib_lora.weights.output import check_output, lora_metadata, saved, write_lora
+from lib_lora.weights.output import check_output, common_metadata, lora_metadata, saved, write_lora
 from lib_lora.weights.recipe import (
     Ingredient,
     Part,
@@ -392,6 +392,7 @@ def _metadata(
     phrase = ", ".join(word for word in words if word)
     recipe = ", ".join(item.text for item in ingredients)
     values = lora_metadata(config.output.stem, family, tensors)
+    values |= common_metadata([item.lora.metadata for item in ingredients])
     values["ss_training_comment"] = f"merged ({config.mode}) of {recipe}"
     return values | ({"modelspec.trigger_phrase": phrase} if phrase else {})
 

@@ -7,13 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from math import prod
+from pathlib import Path
 
 from torch import Tensor
 
 from lib_lora.adapters.save import SAVE_PRECISIONS
 from lib_lora.arch.keys import module_name
 from lib_lora.base.errors import StudioError
-from lib_lora.weights.delta import LoraWeights, ModuleDelta
+from lib_lora.weights.delta import LoraWeights, ModuleDelta, read_lora
 from lib_lora.weights.output import low_rank_tensors
 
 MB = 1024 * 1024
@@ -65,6 +66,23 @@ def precision_of(weights: LoraWeights) -> str:
             counts[tensor.dtype] += tensor.numel()
     names = {dtype: name for name, dtype in SAVE_PRECISIONS.items()}
     return names.get(counts.most_common(1)[0][0], "float") if counts else "float"
+
+
+def read_whole(path: Path, reading: str = "webui") -> LoraWeights:
+    """A LoRA file all of whose modules are understood.
+
+    Raises:
+        StudioError: as ``read_lora`` and ``refuse_unread``.
+    """
+    weights = read_lora(path, reading)
+    refuse_unread(weights)
+    return weights
+
+
+def ignored_text(weights: LoraWeights) -> str | None:
+    """Which tensors this reading of the file leaves out, None where it takes all."""
+    ignored = sorted({suffix for delta in weights.modules.values() for suffix in delta.ignored})
+    return f"left out, because the WebUI leaves it out, too: {', '.join(ignored)}" if ignored else None
 
 
 def refuse_unread(weights: LoraWeights) -> None:

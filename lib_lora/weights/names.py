@@ -20,6 +20,7 @@ from lib_lora.arch.family import Family
 from lib_lora.arch.keys import TEXT_PREFIX, UNET_PREFIX, kohya_key, module_name, split_prefix, text_module_name
 from lib_lora.arch.ldm import sdxl_module_name
 from lib_lora.base.errors import StudioError
+from lib_lora.weights.layers import FIRST_ENCODER
 
 NAMES = ("kohya", "diffusers", "ldm")
 
@@ -33,12 +34,15 @@ _SPELLINGS = (
 _PARTS = {"unet": UNET_PREFIX, "text_encoder": TEXT_PREFIX, "text_encoder_2": "lora_te2_"}
 _BARE = (("text_model.", "text_encoder"), ("down_blocks.", "unet"), ("mid_block.", "unet"), ("up_blocks.", "unet"))
 _SETTINGS = "lora_adapter_metadata"  # diffusers from 0.34: what PEFT knows of each part
-FIRST_ENCODER = "lora_te1_"
+
+
+# How other names begin: kohya's and LDM's, and embeddings that a file carries along.
+OTHER_NAMES = ("lora_", "lycoris_", "oft_unet_", "bundle_emb.")
 
 
 def is_diffusers(keys: Iterable[str]) -> bool:
     """Whether a file's keys are diffusers' or PEFT's."""
-    return any(_module_of(key) for key in keys if not key.startswith(("lora_", "lycoris_", "bundle_emb.")))
+    return any(_module_of(key) for key in keys if not key.startswith(OTHER_NAMES))
 
 
 def from_diffusers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:

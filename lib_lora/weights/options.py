@@ -50,6 +50,7 @@ class ResizeConfig:
     """``resize``: a LoRA with smaller ranks."""
 
     model: Path = option(help="LoRA file to resize", label="LoRA", **_LORA)
+    reading: str = option(**_READING)
     output: Path = option(folder="outputs", **_OUTPUT)
     overwrite: bool = option(help="replace a file of this name", **_OVERWRITE)
     new_rank: int | None = option(

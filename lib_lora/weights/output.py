@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lib_lora.adapters.save import SAVE_PRECISIONS, tensor_data
-from lib_lora.arch.family import BASE_VERSIONS, Family
+from lib_lora.arch.family import ARCHITECTURES, BASE_VERSIONS, MODELSPEC, Family
 from lib_lora.base.errors import StudioError
 from lib_lora.files.lora_file import LoraFile
 
 # An exponent that keeps sums of any length far from a half-precision float's limits.
 _TARGET_EXPONENT = -2
+_NAME, _TITLE = "ss_output_name", "modelspec.title"
+# Of the metadata, what a change of ranks or type changes.
+_RANK_KEYS = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
+# What LoRAs of one origin say alike, and what is made of them may say, too.
+_ORIGIN = (
+    "ss_sd_model_name",
+    "ss_sd_model_hash",
+    "ss_new_sd_model_hash",
+    "ss_base_model_version",
+    "ss_v2",
+    "ss_vae_name",
+    "ss_clip_skip",
+    "modelspec.architecture",
+    "modelspec.prediction_type",
+    "modelspec.resolution",
+    "modelspec.encoder_layer",
+    *MODELSPEC,
+)
 
 
 def check_output(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -101,18 +119,43 @@ def write_lora(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
 
 
 def lora_metadata(name: str, family: Family | None, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """What hosts look for in any LoRA file: its name, family, rank and alpha ("Dynamic" where they differ)."""
+    """What hosts look for in any LoRA file: its name, family, rank and alpha ("Dynamic" where they differ), and
+    ModelSpec's fields but for SD2, whose architecture depends on the prediction type."""
     ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_down.weight")}
     alphas = {float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha")}
     metadata = {
-        "ss_output_name": name,
+        _NAME: name,
         "ss_network_module": "networks.lora",
         "ss_network_dim": _one(ranks),
         "ss_network_alpha": _one(alphas),
     }
     if family is not None:
         metadata |= {"ss_base_model_version": BASE_VERSIONS[family], "ss_v2": str(family is Family.SD2)}
+    if family in (Family.SD1, Family.SDXL):
+        metadata |= {**MODELSPEC, "modelspec.architecture": f"{ARCHITECTURES[family]}/lora", _TITLE: name}
     return metadata
+
+
+def derived_metadata(
+    own: Mapping[str, str], name: str, family: Family | None, tensors: Mapping[str, Tensor], new_ranks: bool = True
+) -> dict[str, str]:
+    """A file's metadata for what was made of it: its own with another name, by which prompts tell the two apart.
+
+    Args:
+        new_ranks: it became LoRA of the ranks of ``tensors``.
+    """
+    dropped = {"lora_adapter_metadata", *(["ss_network_args"] if new_ranks else [])}
+    kept = {key: value for key, value in own.items() if key not in dropped}
+    if kept.get(_TITLE) == kept.get(_NAME):  # a title that nobody has written
+        kept.pop(_TITLE, None)
+    values = lora_metadata(name, family, tensors)
+    return values | kept | {key: values[key] for key in (_NAME, *(_RANK_KEYS if new_ranks else ()))}
+
+
+def common_metadata(files: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What the metadata of all files say alike of where they come from, such as the checkpoint's name."""
+    first, *others = files
+    return {key: first[key] for key in _ORIGIN if key in first and all(o.get(key) == first[key] for o in others)}
 
 
 def _one(values: set) -> str:

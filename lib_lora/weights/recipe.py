@@ -11,13 +11,12 @@ from pathlib import Path, PurePath
 from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.files.safetensors_file import looks_like_safetensors, read_header
-from lib_lora.files.walk import walk
 from lib_lora.text.extra_networks import LoraTag, parse_lora_tags
 from lib_lora.weights.block_ratios import PRESETS, BlockRatios, parse_ratios
-from lib_lora.weights.delta import LoraWeights, ModuleDelta, read_lora
+from lib_lora.weights.delta import LoraWeights, ModuleDelta
 from lib_lora.weights.layers import canonical_key, is_text_key
-from lib_lora.weights.modules import refuse_unread
-from lib_lora.weights.options import LORA_ENDINGS
+from lib_lora.weights.lora_folder import lora_paths
+from lib_lora.weights.modules import read_whole
 from lib_lora.weights.webui_names import is_found, published_layers
 
 _TAG = re.compile(r"<(lora|lyco):([^>]+)>")
@@ -76,7 +75,7 @@ def from_prompt(
     """
     ingredients = []
     for tag in _tags(prompt):
-        lora = _read(find_lora(tag.name, lora_dir), reading)
+        lora = read_whole(find_lora(tag.name, lora_dir), reading)
         blocks, x = _block_words(tag)
         ratios = parse_ratios(blocks, lora.family, x=x, presets=presets) if blocks else None
         words = f"{blocks}:x={x:g}" if "X" in presets.get(blocks, blocks) else blocks
@@ -108,15 +107,9 @@ def from_files(files: Sequence[Path], ratios: Sequence[float], reading: str = "w
             "must be as many as models", field="ratios", came=len(ratios), allowed=f"{len(files)} numbers, or none"
         )
     strengths = ratios or (1.0,) * len(files)
-    ingredients = [Ingredient(_read(path, reading), value, value) for path, value in zip(files, strengths)]
+    ingredients = [Ingredient(read_whole(path, reading), value, value) for path, value in zip(files, strengths)]
     _refuse_twice(ingredients)
     return ingredients
-
-
-def _read(path: Path, reading: str) -> LoraWeights:
-    lora = read_lora(path, reading)
-    refuse_unread(lora)
-    return lora
 
 
 def _refuse_twice(ingredients: Sequence[Ingredient]) -> None:
@@ -168,8 +161,7 @@ def find_lora(name: str, lora_dir: Path | None) -> Path:
     """
     if lora_dir is None:
         raise StudioError("must be given, for the prompt names LoRAs", field="lora_dir", allowed="the folder of LoRAs")
-    files = sorted(place / file for place, _, files in walk(lora_dir) for file in files)
-    files = [path for path in files if path.suffix in LORA_ENDINGS and path.is_file()]  # a link may lead nowhere
+    files = lora_paths(lora_dir)
     found = [path for path in files if name == path.relative_to(lora_dir).as_posix()]
     found = found or [path for path in files if name in _names(path.relative_to(lora_dir))]
     found = found or [path for path in files if _alias(path, path.stat().st_mtime_ns) == name]
@@ -243,6 +235,8 @@ def ignored_notes(ingredients: Sequence[Ingredient], family: Family | None) -> I
         found = {suffix for delta in item.lora.modules.values() for suffix in delta.ignored}
         if found:
             yield f"{item.lora.name}: {', '.join(sorted(found))} have no effect in the WebUI, and are left out"
+        if item.lora.renamed:
+            yield f"{item.lora.name}: has names of diffusers, none of which the WebUI finds; here it has its effect"
         layers = published_layers(family) if family is not None else set()
         named = {key for key in item.lora.modules if canonical_key(key, family) in layers}
         lost = [key for key in named if not is_found(key, family, layers)]

@@ -14,24 +14,22 @@ from torch import Tensor
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
-from lib_lora.weights.delta import Full, LoraWeights, ModuleDelta, read_lora
+from lib_lora.weights.delta import Full, LoraWeights, ModuleDelta
 from lib_lora.weights.layers import block_of_key
 from lib_lora.weights.modules import (
     MB,
     factor_tensors,
     header_bytes,
+    ignored_text,
     is_spatial,
     precision_of,
     rank_bytes,
-    refuse_unread,
+    read_whole,
 )
 from lib_lora.weights.options import ResizeConfig
-from lib_lora.weights.output import check_output, lora_metadata, saved, write_lora
+from lib_lora.weights.output import check_output, derived_metadata, saved, write_lora
 from lib_lora.weights.svd import FactorSvd, RankRule, Truncated, spend_budget, truncate_dense
 from lib_lora.weights.workers import each
-
-# Of the metadata, what a resize changes.
-_RANK_KEYS = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
 
 
 @dataclass(frozen=True)
@@ -125,12 +123,13 @@ def run(config: ResizeConfig, control: Control) -> Iterator[Event]:
     """
     began = time.monotonic()
     check(config)
-    check_output(config.output, config.overwrite)
-    weights = read_lora(config.model)
-    refuse_unread(weights)
+    check_output(config.output, config.overwrite, [config.model])
+    weights = read_whole(config.model, config.reading)
     wanted = [key for key, delta in weights.modules.items() if can_be_cut(delta)]
     if not wanted:
         raise StudioError("holds no module whose rank could be cut", file=config.model)
+    if ignored := ignored_text(weights):
+        yield Note(ignored, "warning")
     precision = config.save_precision or precision_of(weights)
     kept = _kept(weights, wanted)
     if len(wanted) < len(weights.modules):
@@ -219,9 +218,7 @@ def _metadata(
     config: ResizeConfig, weights: LoraWeights, cuts: list[Cut], tensors: Mapping[str, Tensor]
 ) -> dict[str, str]:
     """The file's own with the new ranks; the comment as sd-scripts writes it (48d368f, networks/resize_lora.py)."""
-    own = {key: value for key, value in weights.metadata.items() if key != "ss_network_args"}
-    values = lora_metadata(config.output.stem, weights.family, tensors) | own
-    values |= {key: lora_metadata("", None, tensors)[key] for key in _RANK_KEYS}
+    values = derived_metadata(weights.metadata, config.output.stem, weights.family, tensors)
     old = max((cut.row["old_rank"] or 0) for cut in cuts)
     if config.dynamic_method:
         how = f"Dynamic resize with {config.dynamic_method}: {config.dynamic_param} from {old}"

@@ -6,26 +6,29 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lib_lora.adapters.save import DTYPE_NAMES, tensor_data
 from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, Note, Progress, ToolDone
 from lib_lora.base.signals import Control
-from lib_lora.files.lora_file import tensor_hashes
-from lib_lora.models.checkpoint_file import CheckpointFile, open_checkpoint
+from lib_lora.files.lora_file import file_hashes
+from lib_lora.files.safetensors_file import looks_like_safetensors, read_header
+from lib_lora.models.checkpoint_file import open_checkpoint
 from lib_lora.weights.base_model import BaseModel
 from lib_lora.weights.delta import IA3, GLoRA, LoraWeights, ModuleDelta, Norm, lora_family, lora_from_tensors
 from lib_lora.weights.layers import canonical_key
+from lib_lora.weights.names import OTHER_NAMES, from_diffusers, is_diffusers
 from lib_lora.weights.options import VerifyConfig
 from lib_lora.weights.webui_names import incomplete_attention, is_found, published_layers
 
 ERROR, WARNING = "error", "warning"
 _SHOWN = 20  # names per problem
+_HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 Problem = dict[str, Any]
 
 
@@ -35,6 +38,19 @@ def problem(level: str, text: str, names: Iterable[str] = ()) -> Problem:
     return {"level": level, "text": text, "count": len(names), "names": names[:_SHOWN]}
 
 
+def renamed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], list[Problem]]:
+    """The tensors under kohya's names, and what is wrong with the names that they have."""
+    if not is_diffusers(tensors):
+        return dict(tensors), []
+    foreign = {key: tensor for key, tensor in tensors.items() if not key.startswith(OTHER_NAMES)}
+    own = {key: tensor for key, tensor in tensors.items() if key not in foreign}
+    found = [problem(ERROR, "names of diffusers: the WebUI finds none of them; `convert` renames them", foreign)]
+    try:
+        return {**from_diffusers(foreign, metadata), **own}, found
+    except StudioError as fault:
+        return own, [*found, problem(ERROR, fault.problem, [fault.field])]
+
+
 def verify(lora: LoraWeights, family: Family | None, base: BaseModel | None = None) -> Iterator[Problem]:
     """Everything but the values and the hashes.
 
@@ -42,7 +58,7 @@ def verify(lora: LoraWeights, family: Family | None, base: BaseModel | None = No
         family: that the file is for; None where nobody knows, and then its names are not looked at.
         base: a checkpoint to compare with, in place of the family's published layers.
     """
-    if not lora.modules and not lora.unread:
+    if not (lora.modules or lora.unread):
         yield problem(ERROR, "holds no LoRA")
         return
     layers = base.layers.keys() if base is not None else published_layers(family) if family is not None else None
@@ -127,24 +143,22 @@ def check_values(tensors: Mapping[str, Tensor]) -> Iterator[Problem]:
     broken = [key for key, t in tensors.items() if not t.float().sum().isfinite() and not t.float().isfinite().all()]
     if broken:
         yield problem(ERROR, "infinite values or none at all (NaN)", broken)
-    ends = (".lora_up.weight", ".lora_B.weight", ".diff")
+    ends = ("up.weight", ".lora_B.weight", ".lora_B.default.weight", ".diff")
     ups = [tensor for key, tensor in tensors.items() if key.endswith(ends)]
     if ups and not any(tensor.any() for tensor in ups):
         yield problem(WARNING, "every change is zero: it does nothing")
 
 
-def check_hashes(file: CheckpointFile) -> Iterator[Problem]:
+def check_hashes(path: Path) -> Iterator[Problem]:
     """Hashes in the metadata that are not the file's own; the WebUI believes them without looking."""
-    told = {key: file.metadata[key] for key in _HASHES if key in file.metadata}
-    if not told or any(tensor.dtype not in DTYPE_NAMES for tensor in file.tensors.values()):
+    if path.is_dir() or not looks_like_safetensors(path):
         return
-    own = tensor_hashes(tensor_data(file.tensors), file.metadata)
+    metadata = read_header(path).metadata
+    told = {key: metadata[key] for key in _HASHES if key in metadata}
+    own = file_hashes(path) if told else {}
     stale = [key for key, value in told.items() if value.removeprefix("0x") != own[key].removeprefix("0x")]
     if stale:
         yield problem(ERROR, "stale hashes: the file was changed, and hosts take it for another one", stale)
-
-
-_HASHES = ("sshs_model_hash", "modelspec.hash_sha256")
 
 
 def run(config: VerifyConfig, control: Control) -> Iterator[Event]:
@@ -155,14 +169,18 @@ def run(config: VerifyConfig, control: Control) -> Iterator[Event]:
     """
     began = time.monotonic()
     file = open_checkpoint(config.model)
-    lora = lora_from_tensors(file.tensors, file.metadata, config.model)
+    tensors, problems = renamed(file.tensors, file.metadata)
+    lora = lora_from_tensors(tensors, file.metadata, config.model)
     base = None if config.base is None else BaseModel(config.base)
     family = lora.family or (base.family if base is not None else None)
-    problems = []
     if base is not None and family is not base.family:
         problems.append(problem(ERROR, f"the LoRA is for {family.value}, the checkpoint is {base.family.value}"))
         base = None
-    checks = (lambda: verify(lora, family, base), lambda: check_values(file.tensors), lambda: check_hashes(file))
+    checks = (
+        lambda: verify(lora, family, base) if tensors or not problems else (),
+        lambda: check_values(file.tensors),
+        lambda: check_hashes(config.model),
+    )
     for number, check in enumerate(checks, 1):
         if control.stopping:
             yield Note("stopped", "warning")

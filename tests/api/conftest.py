@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from lib_lora.api import open_datasets
 from lib_lora.api.app import add_routes
 from lib_lora.api.guard import Guard
 from lib_lora.api.studio import Studio
@@ -17,6 +18,14 @@ from lib_lora.jobs.queue import JobQueue
 from webui_server import start_webui  # noqa: F401 - a fixture of ours, too
 
 LOCAL = "http://127.0.0.1:7861"
+
+
+@pytest.fixture(autouse=True)
+def closed_afterwards(monkeypatch):
+    """No test sees another's datasets, and none asks the network for a vocabulary."""
+    monkeypatch.setattr(open_datasets, "token_counter", lambda: lambda text: len(text.replace(",", " ,").split()))
+    yield
+    open_datasets.DATASETS.close_idle(longer_than=0)
 
 
 @pytest.fixture

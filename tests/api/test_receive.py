@@ -8,7 +8,10 @@ import io
 import pytest
 from PIL import Image
 
-PATH = "/lora-studio/pictures"
+from lib_lora.api.open_datasets import DATASETS
+
+ROUTES = "/lora-studio/"
+PATH = f"{ROUTES}pictures"
 
 
 def body(folder, name="new.png", **more):
@@ -42,6 +45,24 @@ def test_what_cannot_be_added_is_refused_at_its_field(client_of, studio, picture
     answer = client_of(studio).post(PATH, json=body(pictures) | change)
     assert answer.status_code == 422 and answer.json()["error"]["field"] == field
     assert sorted(pictures.rglob("*")) == before
+
+
+def test_in_an_open_dataset_it_can_be_undone(client_of, studio, pictures):
+    client = client_of(studio)
+    inner = pictures / "10_zorb"
+    inner.mkdir(exist_ok=True)
+    try:
+        id = client.post(f"{ROUTES}dataset/open", json={"folder": str(pictures)}).json()["id"]
+        assert DATASETS.get(id).collection is not None
+        assert client.post(PATH, json=body(inner, caption="zorb")).status_code == 200
+        assert (inner / "new.txt").read_text("utf-8") == "zorb"
+        assert client.post(PATH, json=body(inner)).json()["name"] == "new-2.png"
+        for _ in range(2):
+            answer = client.post(f"{ROUTES}dataset/{id}/undo", json={}).json()
+        assert answer["status"]["redo"] == "add new.png"
+        assert not list(inner.glob("new*"))
+    finally:
+        DATASETS.close_idle(longer_than=0)
 
 
 def test_others_may_only_add_to_the_datasets(client_of, make_studio, pictures, tmp_path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -413,6 +416,7 @@ def test_pictures_dropped_onto_the_gallery_are_added(desk, tmp_path):
         """(gallery, data) => {
             const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt(0));
             const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File(["no picture"], "first.png", { type: "image/png" }));
             dataTransfer.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
             gallery.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
         }""",
@@ -420,6 +424,9 @@ def test_pictures_dropped_onto_the_gallery_are_added(desk, tmp_path):
     )
     expect(lambda: desk.count().startswith("61 pictures"))
     assert (desk.folder / "dropped.png").read_bytes() == file.read_bytes()
+    desk.page.get_by_text("Not added: first.png").wait_for()
+    desk.gallery().press(f"{COMMAND}+z")
+    expect(lambda: desk.count().startswith("60 pictures"))
 
 
 def test_taggers_are_chosen_and_what_they_cannot_do_is_told_at_its_place(desk):
@@ -446,13 +453,14 @@ def test_nothing_sticks_out_and_all_can_be_read(desk):
 @pytest.fixture
 def tiny_tagger(one_page, site) -> Iterator[None]:
     """A tagger of one's own in the page's data folder."""
-    if site.tab:
-        pytest.skip("the WebUI's own packages need no onnxruntime; the standalone page has the same code")
-    for name in ("onnx", "onnxruntime"):
-        pytest.importorskip(name)
+    pytest.importorskip("onnx")
+    python = os.environ["SD_WEBUI_PYTHON"] if site.tab else sys.executable
+    if subprocess.run([python, "-c", "import onnxruntime"], capture_output=True).returncode:
+        pytest.skip("the page's Python has no onnxruntime, which install.py adds")
     from tiny_taggers import write_tagger
 
-    models = site.lora_dir.parent / "data" / "taggers"
+    home = site.lora_dir.parents[1] / "lora_studio" if site.tab else site.lora_dir.parent / "data"
+    models = home / "taggers"
     write_tagger(models / "tiny")
     yield
     act_on_all(one_page, "remove")
@@ -522,3 +530,93 @@ def test_a_space_that_a_person_types_on_behind_stays_and_a_caption_is_one_line(d
     expect(lambda: desk.caption(1) is None)
     desk.gallery().press(f"{COMMAND}+z")
     expect(lambda: desk.caption(1) == "zorb, red hair, sky, tree")
+
+
+def test_another_pages_edit_outlives_that_a_chip_is_being_written(desk):
+    desk.tile(1).click()
+    expect(lambda: desk.chips() == ["zorb", "red hair"])
+    desk(".ls-editor:visible .ls-chip", has_text="red hair").dblclick()
+    (desk.folder / "10_zorb" / "01.txt").write_text("sky, zorb, red hair", encoding="utf-8")
+    expect(lambda: desk(".ls-caption-text").input_value() == "sky, zorb, red hair")
+    desk(".ls-chip-input").fill("green hair")
+    desk(".ls-chip-input").press("Enter")
+    expect(lambda: desk.caption(1) == "sky, zorb, green hair")
+    assert desk.chips() == ["sky", "zorb", "green hair"]
+
+
+def test_keys_in_a_chip_that_is_being_written_are_its_own(desk):
+    desk.tile(0).click()
+    expect(lambda: desk.chips() == ["zorb", "red hair", "hat"])
+    desk(".ls-editor:visible .ls-chip", has_text="hat").dblclick()
+    for key in ("Control+Backspace", "Control+ArrowLeft", "Control+Delete"):
+        desk.page.keyboard.press(key)
+    assert desk(".ls-chip-input").evaluate("input => input === document.activeElement")
+    assert desk(".ls-caption-text").input_value() == "zorb, red hair, hat"
+    desk.page.keyboard.type("cap")
+    desk.page.keyboard.press(f"{COMMAND}+s")
+    expect(lambda: desk.caption(0) == "zorb, red hair, cap")
+
+
+def test_a_refused_caption_stays_a_draft_and_is_no_conflict(desk):
+    desk.tile(1).click()
+    desk.save_by_itself(False)
+    expect(lambda: desk.chips() == ["zorb", "red hair"])
+    text = desk(".ls-caption-text")
+    text.evaluate("""area => {
+        area.value = "zorb, half \\ud83d";
+        area.dispatchEvent(new Event("input", { bubbles: true }));
+    }""")
+    text.press(f"{COMMAND}+s")
+    desk.page.get_by_text("Not saved: ").wait_for()
+    assert desk(".ls-save-state").inner_text() == "not saved yet" and not desk(".ls-conflict").is_visible()
+    assert desk.caption(1) == "zorb, red hair"
+    desk.studio.button("Revert").click()
+    expect(lambda: desk.chips() == ["zorb", "red hair"])
+
+
+def test_a_tag_with_a_wildcard_in_its_name_is_removed_alone(desk):
+    (desk.folder / "10_zorb" / "01.txt").write_text("zorb, v, ?", encoding="utf-8")
+    desk.studio.button("Look again").click()
+    desk.panel("Tags")
+    desk("input[aria-label='Find a tag']").fill("?")
+    row = desk('.ls-tag-row[data-tag="?"]:visible')
+    expect(lambda: row.count() and desk(".ls-tag-row:visible").count() == 1)
+    row.hover()
+    row.locator("[data-act=remove]").click()
+    assert "out of 1 caption?" in desk("dialog").inner_text()
+    desk.studio.button("Remove", "dialog .ls-answers").click()
+    expect(lambda: desk.caption(1) == "zorb, v")
+    desk("input[aria-label='Find a tag']").fill("")
+    desk.panel("Caption")
+
+
+def test_what_is_done_to_the_chosen_picture_stays_so_when_another_one_is_chosen(desk):
+    desk.tile(1).click()
+    desk.panel("Pictures")
+    desk("select[aria-label=Tool]").select_option("flip")
+    desk(".ls-scope:visible label", has_text="Chosen").click()
+    desk.studio.button("Flip: 1 picture").wait_for()
+    desk.tile(2).click()
+    assert desk.studio.button("Flip: 1 picture").is_visible()
+    desk(".ls-scope:visible label", has_text="Shown").click()
+    desk.studio.button("Flip: 60 pictures").click()
+    desk("dialog").get_by_text("Of 60 pictures?").wait_for()
+    desk.page.keyboard.press("Escape")
+    desk.panel("Caption")
+
+
+def test_a_caption_is_given_to_all_that_are_chosen_and_a_picture_gets_another_name(desk):
+    desk.tile(1).click()
+    desk.tile(3).click(modifiers=["Shift"])
+    desk.studio.button("Caption of 03.png for all …").click()
+    desk.studio.button("Write", "dialog .ls-answers").click()
+    expect(lambda: [desk.caption(index) for index in (1, 2)] == ["zorb, red hair, hat"] * 2)
+    desk.tile(1).click()
+    desk.studio.button("Rename …").click()
+    desk("dialog input").fill("zebra")
+    desk.studio.button("Rename", "dialog .ls-answers").click()
+    expect(lambda: (desk.folder / "10_zorb" / "zebra.txt").exists() and desk.caption(1) is None)
+    desk.tile(2).click()
+    desk.studio.button("Tag this picture …").click()
+    expect(lambda: desk.studio.button("Tag 1 picture").is_visible())
+    desk.panel("Caption")

@@ -99,3 +99,6 @@ def test_a_picture_of_the_dataset_is_edited_and_comes_back(page, tmp_path, mode)
         press_send(page)
         (made,) = tmp_path.glob("*.png")
         assert made.with_suffix(".txt").read_text("utf-8") == "zorb, sea\n"
+        page.locator("#image_buttons_img2img .lora-studio-send").click()  # what was sent back is nobody's now
+        assert dialog.get_by_label("Caption", exact=True).input_value() == ""
+        page.keyboard.press("Escape")

@@ -104,6 +104,39 @@ def test_files(run, folder):
     )
 
 
+def test_a_picture_tool_makes_new_pictures_beside_or_in_place_of_the_old_ones(run, folder):
+    code, text = run("picture", "crop", "--right", "8", "--bottom", "8", "--where", "hat")
+    assert code == 0 and "crop: 1 of 1 pictures: 1 picture\n" in text
+    assert Image.open(folder / "b-crop.png").size == (8, 8)
+    assert (folder / "b-crop.txt").read_text(encoding="utf-8") == "1girl, hat"
+    assert run("picture", "resize", "--px", "8", "--side", "longest", "--over", "--where", "name:a")[0] == 0
+    assert Image.open(folder / "a.png").size == (8, 4)
+    for _ in range(2):
+        assert run("undo")[0] == 0
+    assert Image.open(folder / "a.png").size == (16, 8) and not (folder / "b-crop.png").exists()
+
+
+def test_a_picture_tool_says_what_it_made_nothing_of_and_does_not_take_all_unasked(run):
+    code, text = run("picture", "split", "--aspect", "3", "--where", "path:*")
+    assert code == 1 and "left as it is: a.png: it is not longer" in text
+    code, text = run("picture", "flip")
+    assert code == 1 and "where" in text
+
+
+def test_a_picture_gets_another_name_with_its_caption(run, folder):
+    assert run("rename", "a.png", "zorb") == (0, "rename a to zorb: 1 picture\n")
+    assert (folder / "zorb.txt").read_text(encoding="utf-8") == "1girl, red hair"
+    assert run("rename", "a.png", "zorb")[0] == 1
+    assert run("undo")[0] == 0 and (folder / "a.txt").exists()
+
+
+def test_captions_are_deleted_and_come_back(run, folder):
+    assert run("captions", "delete")[0] == 1
+    assert run("captions", "delete", "--where", "hat") == (0, "delete captions: 1 picture\n")
+    assert not (folder / "b.txt").exists() and (folder / "a.txt").exists() and (folder / "b.png").exists()
+    assert run("undo")[0] == 0 and (folder / "b.txt").exists()
+
+
 def test_metadata_in_and_out(run, folder, tmp_path):
     file = tmp_path / "meta.json"
     assert run("metadata_out", str(file), "--keys", "name") == (0, f"2 captions in {file}\n")

@@ -53,6 +53,14 @@ def test_a_fix_is_made_and_taken_back(folder, capsys):
     assert (folder / "0.txt").read_text(encoding="utf-8") == "zorb, commentary, smile"
 
 
+def test_a_fix_by_a_picture_tool_is_made_for_every_picture(folder, capsys):
+    for number in range(2):
+        Image.new("RGB", (400, 64), (number * 90, 80, 20)).save(folder / f"{number}.png")
+    assert main(["dataset", "health", str(folder), *SIZES, "--fix", "extreme_aspect"]) == 0
+    assert "part: 2 of 2 pictures" in capsys.readouterr().out
+    assert not (folder / "0.png").exists() and (folder / "0-part-2.png").exists() and (folder / "0-part-2.txt").exists()
+
+
 def test_a_wrong_setting_is_an_error_that_names_it(folder, capsys):
     assert main(["dataset", "health", str(folder), "--subject", "dog"]) == 1
     assert "subject" in capsys.readouterr().err

@@ -48,6 +48,29 @@ def test_a_second_run_moves_thresholds_without_the_model(folder, capsys):
     assert captions(folder) == {"a": "1girl", "b": "long hair, hair"}
 
 
+def test_thresholds_are_moved_with_what_was_said_and_without_the_tagger(folder, capsys):
+    tag(folder)
+    (folder.parent / "models" / "tiny" / "model.onnx").unlink()
+    capsys.readouterr()
+    other = ["--policy", "overwrite", "--always_add", "zorb"]
+    assert tag(folder, "--dry_run", *other) == 0
+    out = capsys.readouterr().out
+    assert "tiny: 3 of 3 pictures looked at" in out and "2 captions would change" in out
+    assert "- 1girl\n    + zorb, 1girl" in out
+    assert captions(folder) == {"a": "1girl", "b": "long hair"}
+    assert tag(folder, "--from_scores", *other) == 0
+    assert captions(folder) == {"a": "zorb, 1girl", "b": "zorb, long hair"}
+    assert "tag: 2 pictures" in capsys.readouterr().out
+    assert main(["dataset", "undo", str(folder)]) == 0
+    assert captions(folder) == {"a": "1girl", "b": "long hair"}
+
+
+def test_from_scores_writes_nothing_for_pictures_nobody_has_looked_at(folder, capsys):
+    assert tag(folder, "--from_scores") == 0
+    assert captions(folder) == {}
+    assert "tiny: 0 of 3 pictures looked at" in capsys.readouterr().out
+
+
 def test_only_the_pictures_of_a_filter(folder):
     (folder / "a.txt").write_text("dog", encoding="utf-8")
     assert tag(folder, "--where", "dog", "--policy", "append") == 0

@@ -66,6 +66,13 @@ def test_merge_takes_files_with_strengths_and_verify_looks_at_the_result(file, t
     assert done.returncode == 0 and "no errors" in done.stdout
 
 
+def test_verify_of_a_file_that_does_not_work_ends_with_1(tmp_path):
+    save_file({f"{KEY}.magic": torch.ones(2)}, str(tmp_path / "in.safetensors"))
+    done = lora("verify", "--model", tmp_path / "in.safetensors")
+    assert done.returncode == 1 and "this file does not work as it should" in done.stdout
+    assert "error" not in done.stderr
+
+
 def test_bake_names_the_file_that_is_no_checkpoint(file, tmp_path):
     done = lora("bake", "--checkpoint", file, "--models", file, "--output", tmp_path / "out.safetensors")
     assert done.returncode == 1 and "this file holds a LoRA" in done.stderr

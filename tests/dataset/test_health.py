@@ -16,7 +16,7 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.options import options_of
 from lib_lora.base.signals import Control
 from lib_lora.dataset.collection import Collection
-from lib_lora.dataset.health import EditFix, Finding, HealthReport, HealthSettings, apply_fix, health
+from lib_lora.dataset.health import EditFix, Finding, HealthReport, HealthSettings, Watch, apply_fix, health
 from lib_lora.dataset.health.captions import without_weights
 from lib_lora.dataset.health.checks import CHECKS
 from lib_lora.dataset.health.spelling import misspelt
@@ -412,8 +412,7 @@ ROWS: list[tuple[str, Callable[[Path], Planted], dict]] = [
 
 # Of these a person has to decide.
 NO_FIX = {
-    "folder_name", "caption_missing", "same_caption", "contradiction", "no_pose", "one_off", "animated", "transparent",
-    "colours", "enlarged", "extreme_aspect", "heavy_crop", "thin_bucket", "balance",
+    "caption_missing", "same_caption", "contradiction", "no_pose", "animated", "enlarged", "thin_bucket", "balance",
 }  # fmt: skip
 
 
@@ -560,6 +559,77 @@ def test_a_turned_picture_is_written_upright(copy):
         assert not image.getexif().get(0x0112)
         assert np.abs(np.asarray(image).astype(int) - np.rot90(stored, -1)).mean() < 3
     assert caption(copy, "3_grove/1.jpg").startswith("grove")
+
+
+def test_pictures_get_a_folder_that_is_shown_once_with_captions_and_masks(copy):
+    no_repeats(copy)
+    (copy / "extra" / "masks").mkdir()
+    Image.new("L", (96, 96), 255).save(copy / "extra" / "masks" / "a.png")
+    write(copy, "extra/a.caption", "another text")
+    text = caption(copy, "extra/a.png")
+    fixed(copy, "folder_name")
+    assert {name for name in content(copy) if name.startswith("1_")} == {
+        "1_extra/a.png", "1_extra/a.txt", "1_extra/masks/a.png", "1_none/b.png", "1_none/b.txt", "1_pictures/loose.png",
+        "1_pictures/loose.txt",
+    }  # fmt: skip
+    assert caption(copy, "1_extra/a.png") == text
+    moved = [record for record in scan(copy).records if record.path.name in ("a.png", "b.png", "loose.png")]
+    assert [record.repeats for record in moved] == [1, 1, 1]
+
+
+def test_a_tag_of_one_picture_is_removed_and_nothing_else(copy):
+    before = caption(copy, "2_zorb/7.png")
+    add_tag(copy, "Light_House", *zorbs(7))
+    fixed(copy, "one_off")
+    assert caption(copy, "2_zorb/7.png") == before
+
+
+def test_transparent_parts_become_white_and_16_bits_become_8(copy):
+    see_through(copy)
+    png_of_16_bits(copy / "2_zorb" / "5.png")
+    fixed(copy, "transparent")
+    fixed(copy, "colours")
+    with Image.open(copy / "2_zorb" / "3.png") as image:
+        assert image.mode == "RGB" and image.getpixel((5, 5)) == (255, 255, 255)
+    with Image.open(copy / "2_zorb" / "5.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(draw(63)))
+
+
+def test_a_picture_is_cut_to_its_buckets_shape_and_not_made_smaller(copy):
+    draw(3, (928, 320)).save(copy / "2_zorb" / "3.png")
+    fixed(copy, "heavy_crop")
+    with Image.open(copy / "2_zorb" / "3.png") as image:
+        assert image.height == 320 and image.width < 928
+
+
+def test_parts_of_a_long_picture_are_none_themselves_whatever_the_limit(copy):
+    draw(3, (96, 150)).save(copy / "2_zorb" / "3.png")
+    with Collection.open(copy) as collection:
+        values = {"extreme_aspect": 1.45, "look_at_pixels": False}
+        _, (finding,) = look(collection, "extreme_aspect", values)
+        assert len(apply_fix(collection, finding).added) == 2
+        assert look(collection, "extreme_aspect", values)[1] == []
+
+
+def test_a_fix_of_many_pictures_tells_how_far_it_is_and_can_be_stopped(copy):
+    strip(copy)
+    gif(copy)
+    draw(64).save(copy / "3_grove" / "still.gif")
+    with Collection.open(copy) as collection:
+        findings = health(collection, HealthSettings(**SMALL)).findings
+        for kind in ("extreme_aspect", "other_format"):
+            (finding,) = [each for each in findings if each.kind == kind]
+            control, told = Control(), []
+
+            def tell(done: int, total: int, control: Control = control, told: list = told) -> None:
+                told.append((done, total))
+                control.stop()
+
+            apply_fix(collection, finding, Watch(tell, control))
+            assert len(told) == 1 and told[0][1] == 2
+        again = health(collection, HealthSettings(**SMALL)).findings
+        left = {finding.kind: len(finding.items + finding.files) for finding in again}
+        assert left["extreme_aspect"] == 1 and left["other_format"] == 1
 
 
 def test_a_fix_shows_its_captions_beforehand(copy):
@@ -751,6 +821,9 @@ def test_settings_with_trainings_names_are_trainings():
         ("<lora:zorb:0.8>, zorb <lyco:x:1>", "zorb"),
         ("((zorb)), [[rain]]", "zorb, rain"),
         ("zorb, (smile), [rain]", "zorb, smile, rain"),
+        ("zorb, a (red dress:1) in the rain", "zorb, a red dress in the rain"),
+        ("hatsune miku (vocaloid:1.2), smile", "hatsune miku (vocaloid), smile"),
+        ("smile (red dress, hat:0.8)", "smile red dress, hat"),
     ],
 )
 def test_weights_are_taken_out(text, clean):
@@ -761,6 +834,8 @@ def test_weights_are_taken_out(text, clean):
     "text",
     [
         "zorb, saber (fate)",
+        "hatsune miku (vocaloid:1), smile",
+        "zorb, nier (series:2)",
         r"zorb, saber \(fate\)",
         ":), (o)_(o), ^_^, >:(",
         "A dog (a big one) runs: 3 of 4.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lib_lora.dataset.picture_tools import (
     CropToBucket,
     Flip,
     Resize,
+    Rgb,
     SmartCrop,
     Split,
     Upright,
@@ -253,6 +255,71 @@ def test_a_resized_picture_keeps_its_shape(collection, folder, tool, size):
 def test_a_picture_is_enlarged_only_if_that_is_asked_for(collection):
     done = use_tool(collection, [id_of(collection)], Resize(px=1024))
     assert done.entry is None and "not larger" in done.conflicts[0][1]
+
+
+def test_of_many_pictures_each_folder_is_listed_once(collection, folder, monkeypatch):
+    for number in range(4):
+        noise(30, 20, number).save(folder / f"{number}.png")
+    collection.refresh()
+    listed, original = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: (listed.append(Path(path)), original(path))[1])
+    done = use_tool(collection, collection.ids, Flip())
+    assert len(done.added) == 5 and listed.count(folder) == 1
+
+
+def test_a_name_that_is_taken_meanwhile_leaves_out_its_own_picture_only(collection, folder):
+    noise(30, 20, 1).save(folder / "b.png")
+    collection.refresh()
+    a, b = id_of(collection), id_of(collection, "b.png")
+
+    def meanwhile(done: int, total: int) -> None:
+        (folder / "a-flip.txt").write_text("somebody else's")
+
+    done = use_tool(collection, [a, b], Flip(), progress=meanwhile)
+    assert [collection.item(id).name for id in done.added] == ["b-flip.png"]
+    ((who, why),) = done.conflicts
+    assert who == a and "a-flip.txt" in why
+    assert (folder / "a-flip.txt").read_text() == "somebody else's" and not (folder / "a-flip.png").exists()
+    assert done.what == "flip: 1 of 2 pictures"
+
+
+def test_two_pictures_that_would_become_one_file_do_not(collection, folder):
+    noise(30, 20, 1).save(folder / "a.jpg", "PNG")
+    collection.refresh()
+    done = use_tool(collection, [id_of(collection, "a.jpg"), id_of(collection)], Flip(), over=True)
+    assert done.entry is None and [id for id, why in done.conflicts if "a.png" in why] == sorted(collection.ids)
+    assert {path.name for path in folder.glob("a.*")} == {"a.png", "a.jpg", "a.txt"}
+
+
+def test_to_the_buckets_shape_and_no_smaller(collection, folder):
+    noise(600, 200, 4).save(folder / "wide.png")
+    collection.refresh()
+    id = id_of(collection, "wide.png")
+    for place in ("middle", "smart"):
+        tool = CropToBucket(resolution="96", min_bucket_reso=64, max_bucket_reso=128, place=place, scale=False)
+        (new,) = use_tool(collection, [id], tool).added
+        bucket = select_bucket(600, 200, tool.buckets()).resolution
+        item = collection.item(new)
+        assert item.height_px == 200 and item.width_px == pytest.approx(200 * bucket[0] / bucket[1], abs=1)
+
+
+@pytest.mark.parametrize("mode, ending", [("CMYK", ".jpg"), ("RGBA", ".png"), ("I;16", ".png"), ("P", ".png")])
+def test_rgb_is_what_training_sees_without_a_profile_of_other_colours(collection, folder, mode, ending):
+    path = folder / f"odd{ending}"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    if mode == "I;16":
+        image = Image.fromarray((np.arange(40 * 60).reshape(40, 60) * 27).astype(np.uint16))
+    else:
+        image = noise(60, 40, 6).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(np.arange(2400).reshape(40, 60).astype(np.uint8)))
+    image.save(path, icc_profile=profile)
+    collection.refresh()
+    (new,) = use_tool(collection, [id_of(collection, path.name)], Rgb()).added
+    with Image.open(collection.item(new).path) as made:
+        assert made.mode == "RGB" and ("icc_profile" in made.info) == (mode in ("RGBA", "P"))
+    difference = np.asarray(load_image(path)).astype(int) - pixels(collection.item(new).path)
+    assert np.abs(difference).mean() < (5 if ending == ".jpg" else 1e-9)
 
 
 def test_a_stop_leaves_out_the_rest(collection, folder):

@@ -72,6 +72,20 @@ def test_of_a_tag_in_several_lists_the_first_counts_and_lists_come_and_go(lists)
         lists.remove("a.csv")
 
 
+def test_a_list_that_cannot_be_read_is_left_out_with_a_note(lists):
+    lists.add("good.csv", "cat,0,1\n")
+    (lists.folder / "latin.csv").write_bytes("caf\u00e9,0,1\n".encode("latin-1"))
+    (lists.folder / "broken.csv").write_text('"' + "x" * 200_000)
+    (lists.folder / "folder.csv").mkdir()
+    (lists.folder / "gone.csv").symlink_to(lists.folder / "nowhere")
+    assert tags(lists.known().search("a", 5)) == ["cat"]
+    assert len(lists.notes) == 4 and "latin.csv is left out: it is not UTF-8" in lists.notes
+    for name in ("latin.csv", "broken.csv", "gone.csv"):
+        lists.remove(name)
+    (lists.folder / "folder.csv").rmdir()
+    assert len(lists.known()) == 1 and lists.notes == []
+
+
 @pytest.mark.parametrize(
     "name, text, field",
     [

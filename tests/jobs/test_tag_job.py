@@ -106,6 +106,7 @@ def test_an_open_dataset_sees_the_captions_and_takes_them_back_at_once(tag_host,
         ({"taggers": ["nobody"]}, "taggers"),
         ({"taggers": ["../tiny"]}, "taggers"),
         ({"folder": "/no/such/folder"}, "folder"),
+        ({"caption_extension": ".jsonl"}, "caption_extension"),
         ({"filter": "(cat"}, "filter"),
         ({"general_threshold": 2}, "general_threshold"),
         ({"exclude": ["("]}, "exclude"),
@@ -118,6 +119,27 @@ def test_mistakes_are_told_at_their_field_before_the_start(tag_host, open_queue,
     with pytest.raises(StudioError) as caught:
         queue.add("tag", values(dataset, **more))
     assert caught.value.field == field and queue.jobs() == []
+
+
+def test_a_dataset_s_own_folder_is_not_tagged(tag_host, open_queue, dataset):
+    (dataset / ".lora_studio" / "trash").mkdir(parents=True)
+    queue = open_queue(tag_host, start=False)
+    for name in (".lora_studio", ".lora_studio/trash"):
+        with pytest.raises(StudioError) as caught:
+            queue.add("tag", values(dataset / name))
+        assert caught.value.field == "folder" and "journal" in caught.value.problem
+
+
+def test_where_others_reach_the_page_links_lead_nowhere_else(tag_host, open_queue, dataset, tmp_path, monkeypatch):
+    private = tmp_path / "private"
+    private.mkdir()
+    Image.new("RGB", (24, 24), (0, 0, 255)).save(private / "mine.png")
+    (dataset / "in").symlink_to(private)
+    tag_host.shared = True
+    monkeypatch.setattr(tag_host, "folders", lambda: Folders((dataset,), (), ()))
+    job = open_queue(tag_host).add("tag", values(dataset))
+    wait_for(lambda: job.status == "done")
+    assert len(written(dataset)) == 12 and not (private / "mine.txt").exists()
 
 
 def test_where_others_reach_the_page_only_allowed_folders(tag_host, open_queue, dataset, monkeypatch):

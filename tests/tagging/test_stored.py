@@ -11,6 +11,7 @@ from lib_lora.base.signals import Control
 from lib_lora.tagging.options import TagConfig
 from lib_lora.tagging.registry import own_thresholds
 from lib_lora.tagging.run import tag
+from lib_lora.tagging.scores import ScoreStore
 from lib_lora.tagging.stored import StoredScores, key_of
 from lib_lora.tagging.table import Own
 from tiny_taggers import write_tagger
@@ -87,6 +88,16 @@ def test_who_has_said_something_and_what(stored, collection):
     assert said["other"] == [("dog", "general", 0.75), ("cat", "general", 0.5)]
     assert [tag for tag, _, _ in said["tiny"]] == ["saber_(fate)", "1girl", "long_hair"]
     assert stored.of(collection.item_named("sub/e.png").id) == {}
+
+
+def test_a_store_is_read_once_and_not_for_each_picture(stored, monkeypatch):
+    refreshed = []
+    original = ScoreStore.refresh
+    monkeypatch.setattr(ScoreStore, "refresh", lambda store: (refreshed.append(store.tagger), original(store))[1])
+    stored.store("tiny")
+    refreshed.clear()
+    assert stored.taggers() == [("tiny", 4)]
+    assert refreshed == ["tiny"]
 
 
 def test_captions_are_written_from_scores_as_one_entry_of_the_history(stored, collection):

@@ -123,3 +123,12 @@ def test_the_picture_shows_both_measures(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).astype(int)
     for colour in ((58, 110, 190), (222, 128, 44)):
         assert (abs(pixels - np.array(colour)).sum(2) < 8).sum() > 1000
+
+
+def test_the_checkpoint_counts_where_a_change_depends_on_it_alone(tmp_path):
+    path = write_checkpoint(tmp_path / "model")
+    tensors = lora("lora_unet_of_another_model") | lora(IN01, seed=3)
+    alone = lora("lora_unet_of_a_third_model")
+    report = compared(tmp_path, tensors, tensors | alone, base=path)
+    assert report["cosine"] == pytest.approx(compared(tmp_path, tensors, tensors | alone)["cosine"])
+    assert report["only_second"] == ["lora_unet_of_a_third_model"]

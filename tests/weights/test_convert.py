@@ -18,7 +18,7 @@ from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
 from lib_lora.models.compat_transformers import clip_key_prefix
 from lib_lora.models.loader import load_model
-from lib_lora.weights.convert import report_text, run
+from lib_lora.weights.convert import check, report_text, run
 from lib_lora.weights.delta import module_delta
 from lib_lora.weights.options import ConvertConfig
 from tiny import SHAPES, write_checkpoint
@@ -284,3 +284,79 @@ def test_a_stop_writes_nothing(tmp_path):
     control.stop()
     assert not [event for event in events if isinstance(event, (Saved, ToolDone))]
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def a_file(tmp_path, tensors, **options):
+    """A config for a file of these tensors."""
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(tmp_path / "in.safetensors"))
+    values = {"model": tmp_path / "in.safetensors", "output": tmp_path / "out.safetensors", **options}
+    return from_mapping(ConvertConfig, values)
+
+
+def test_a_rank_as_large_as_the_layer_is_exact_without_a_rule(tmp_path):
+    key, (up, down, mid) = "lora_unet_conv_out", (draw(4, 8, 1, 1), draw(8, 20, 1, 1, seed=1), draw(8, 8, 3, 3, seed=2))
+    tensors = module(key, lora_up_weight=up, lora_down_weight=down, lora_mid_weight=mid, alpha=torch.tensor(4.0))
+    result, report, _ = converted(tmp_path, tensors, network_type="LoRA")
+    wanted = 0.5 * np.einsum("or,rskl,si->oikl", *(t.double().numpy().squeeze() for t in (up, mid, down)))
+    assert result[f"{key}.lora_down.weight"].shape == (4, 20, 3, 3)
+    assert np.allclose(delta_of(result, key), wanted.reshape(4, -1), rtol=1e-5, atol=1e-5)
+    assert report["lost"] < 1e-6
+
+
+def test_a_whole_difference_of_a_norm_stays_as_it_is(tmp_path):
+    norm = "lora_unet_mid_block_resnets_0_norm1"
+    tensors = plain() | module(norm, diff=draw(32), diff_b=draw(32, seed=1))
+    result, _, events = converted(tmp_path, tensors, network_type="LoRA")
+    assert torch.equal(result[f"{norm}.diff"], tensors[f"{norm}.diff"])
+    assert torch.equal(result[f"{norm}.diff_b"], tensors[f"{norm}.diff_b"])
+    assert "1 norms stay as they are" in notes(events)
+
+
+@pytest.mark.parametrize("tensors", [plain(rank=4), module(LINEAR, diff=draw(24, 20))], ids=["rank 4", "no LoRA"])
+def test_first_ranks_that_leave_nothing_out_are_refused(tmp_path, tensors):
+    with pytest.raises(StudioError) as caught:
+        check(a_file(tmp_path, tensors, first_ranks=4))
+    assert caught.value.field == "first_ranks"
+
+
+def test_modules_that_keep_all_their_ranks_are_told(tmp_path):
+    tensors = plain(rank=4) | plain(TEXT, rank=2) | module(CONV, diff=draw(16, 12, 3, 3))
+    _, _, events = converted(tmp_path, tensors, first_ranks=2)
+    assert "2 modules are no LoRA of more than 2 ranks" in notes(events)
+
+
+FAULTS = {
+    "no base": (module(LINEAR, weight=draw(24, 1), on_input=torch.tensor(False)), {"network_type": "LoRA"}, "base"),
+    "DoRA without base": (plain() | module(LINEAR, dora_scale=draw(1, 20)), {"network_type": "LoRA"}, "base"),
+    "no rank": (module(LINEAR, diff=draw(24, 20)), {"network_type": "LoRA"}, "dim"),
+    "no name": (module(LINEAR, diff=draw(24, 20)), {"names": "diffusers"}, "names"),
+    "embeddings": (plain() | {"bundle_emb.zorb.emb_params": draw(1, 4)}, {"names": "diffusers"}, "names"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_be_is_found_before_the_work(tmp_path, fault):
+    tensors, options, field = FAULTS[fault]
+    with pytest.raises(StudioError) as caught:
+        check(a_file(tmp_path, tensors, **options))
+    assert caught.value.field == field
+
+
+def test_a_checkpoint_of_another_family_is_found_before_the_work(networks, tmp_path):
+    tensors = module("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", diff=draw(1280, 768))
+    with pytest.raises(StudioError) as caught:
+        check(a_file(tmp_path, tensors, network_type="LoRA", dim=4, base=networks["SDXL"][0]))
+    assert (caught.value.field, caught.value.came) == ("base", "SDXL")
+
+
+def test_a_file_that_can_be_converted_passes_the_check(tmp_path):
+    """Of LoKr one half is whole, of which the factors are worked out beside an identity."""
+    lokr = module(LINEAR, lokr_w1=draw(2, 2), lokr_w2_a=draw(12, 2), lokr_w2_b=draw(2, 10), alpha=torch.tensor(1.0))
+    check(a_file(tmp_path, lokr, network_type="LoRA"))
+
+
+def test_the_result_has_a_name_of_its_own(tmp_path):
+    converted(tmp_path, plain(), {"ss_output_name": "in", "modelspec.title": "in"}, save_precision="fp16")
+    with safe_open(tmp_path / "out.safetensors", "pt") as opened:
+        assert opened.metadata()["ss_output_name"] == "out"
+        assert opened.metadata().get("modelspec.title") != "in"

@@ -17,7 +17,7 @@ from lib_lora.base.signals import Control
 from lib_lora.models.loader import load_model
 from lib_lora.models.prompt import encode_prompt
 from lib_lora.weights.delta import read_lora
-from lib_lora.weights.extract import nearest_kronecker, report_text, run
+from lib_lora.weights.extract import check, nearest_kronecker, report_text, run
 from lib_lora.weights.options import ExtractConfig
 from tiny import SHAPES, write_checkpoint
 
@@ -323,3 +323,11 @@ def test_a_stop_and_a_file_in_the_way_change_nothing(pair, tmp_path):
     with pytest.raises(StudioError):
         extracted(pair, tmp_path, dim=2)
     assert output.read_bytes() == b"mine"
+
+
+def test_checkpoints_of_two_families_are_found_before_the_work(pair, tmp_path):
+    other = write_checkpoint(tmp_path / "xl", shape=SHAPES["SDXL"])
+    values = {"model_org": pair[0], "model_tuned": other, "output": tmp_path / "out.safetensors", "dim": 2}
+    with pytest.raises(StudioError) as caught:
+        check(from_mapping(ExtractConfig, values))
+    assert (caught.value.field, caught.value.came) == ("model_tuned", "SDXL")

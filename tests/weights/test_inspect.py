@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 
@@ -17,6 +18,7 @@ from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
 from lib_lora.weights.inspect import report_text, run
 from lib_lora.weights.options import InspectConfig
+from lib_lora.weights.output import write_lora
 from tiny import write_checkpoint
 
 # Blocks as sd-webui-lora-block-weight calls them.
@@ -131,6 +133,30 @@ def test_metadata_are_edited_in_place_and_no_tensor_is_touched(file):
         assert all(torch.equal(opened.get_tensor(key), tensor) for key, tensor in tensors.items())
     assert metadata["modelspec.trigger_phrase"] == "zorb, red" and metadata["modelspec.title"] == "a=b"
     assert "ss_output_name" not in metadata and "ss_tag_frequency" in metadata
+
+
+@pytest.mark.parametrize(
+    "options", [{"set": ["ss_output_name=another"]}, {"remove": ["ss_tag_frequency"]}, {"set": ["modelspec.title=A"]}]
+)
+def test_an_edit_leaves_no_stale_hash(tmp_path, options):
+    # The legacy hash covers bytes after the first MiB, at places that the ss_ metadata move.
+    tensors = {f"{M00}.diff": draw(600, 600)}
+    metadata = {"ss_output_name": "zorb", "ss_tag_frequency": "{}"}
+    write_lora(tmp_path / "a.safetensors", tensors, metadata)
+    report, _ = inspected(tmp_path / "a.safetensors", **options)
+    own = {key: value for key, value in report["metadata"].items() if key.startswith("ss_")}
+    save_file(tensors, str(tmp_path / "plain.safetensors"), own)
+    part = (tmp_path / "plain.safetensors").read_bytes()[0x100000:0x110000]
+    assert len(part) == 0x10000
+    assert report["metadata"]["sshs_legacy_hash"] == hashlib.sha256(part).hexdigest()[:8]
+
+
+def test_a_picture_of_too_many_pixels_is_refused(file, tmp_path, monkeypatch):
+    Image.new("L", (64, 64)).save(tmp_path / "big.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(StudioError) as caught:
+        inspected(file, thumbnail=tmp_path / "big.png")
+    assert caught.value.field == "thumbnail"
 
 
 def test_a_thumbnail_is_a_small_jpeg_in_the_metadata(file, tmp_path):

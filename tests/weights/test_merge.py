@@ -369,16 +369,13 @@ def test_whole_differences_are_announced(pair, tmp_path):
         assert any("whole difference" in note for note in notes) == said
 
 
-def test_the_checkpoint_is_never_the_output(pair, tmp_path, tiny_checkpoint):
-    with pytest.raises(StudioError, match="output"):
-        merge(
-            tmp_path,
-            prompt="<lora:a:1>",
-            lora_dir=tmp_path,
-            base=tiny_checkpoint,
-            output=tiny_checkpoint,
-            overwrite=True,
-        )
+def test_what_the_loras_say_alike_is_kept(pair, tmp_path):
+    for name, tensors, seed in (("a", pair[0], "1"), ("b", pair[1], "2")):
+        write(tmp_path, name, tensors, {"ss_base_model_version": "sd_v1", "ss_sd_model_name": "zorb", "ss_seed": seed})
+    merge(tmp_path, prompt="<lora:a:1><lora:b:1>", lora_dir=tmp_path)
+    with safe_open(tmp_path / "merged.safetensors", "pt") as opened:
+        metadata = opened.metadata()
+    assert metadata["ss_sd_model_name"] == "zorb" and "ss_seed" not in metadata
 
 
 def test_textual_inversions_are_carried_along(pair, tmp_path):

@@ -257,3 +257,51 @@ def test_a_file_in_the_way_is_overwritten_only_when_asked_for(tmp_path):
     assert output.read_bytes() == b"mine"
     resized(tmp_path, lora_tensors(), new_rank=2, overwrite=True)
     assert output.read_bytes() != b"mine"
+
+
+def peft_tensors():
+    """Under kohya's keys, with PEFT's names for the two sides."""
+    tensors = lora_tensors({LINEAR: SHAPES[LINEAR]})
+    tensors = {key.replace("lora_down", "lora_A").replace("lora_up", "lora_B"): t for key, t in tensors.items()}
+    return {**tensors, f"{LINEAR}.dora_scale": torch.ones(1, 20)}
+
+
+def test_what_the_webui_leaves_out_of_pefts_names_is_told(tmp_path):
+    result, _, events = resized(tmp_path, peft_tensors(), new_rank=RANK)
+    (note,) = (event for event in events if isinstance(event, Note))
+    assert "alpha, dora_scale" in note.text and note.level == "warning"
+    # Without alpha the scale is 1, and with it ALPHA / RANK.
+    result[f"{LINEAR}.alpha"] = torch.tensor(float(RANK))
+    assert np.allclose(lora_delta(result, LINEAR), RANK / ALPHA * lora_delta(lora_tensors(), LINEAR), atol=1e-6)
+    assert f"{LINEAR}.dora_scale" not in result
+
+
+def test_read_as_trained_nothing_is_left_out(tmp_path):
+    result, _, events = resized(tmp_path, peft_tensors(), new_rank=RANK, reading="trained")
+    assert not [event for event in events if isinstance(event, Note)]
+    assert np.allclose(lora_delta(result, LINEAR), lora_delta(lora_tensors(), LINEAR), atol=1e-6)
+    assert torch.equal(result[f"{LINEAR}.dora_scale"], torch.ones(1, 20))
+
+
+def test_a_file_in_diffusers_names_is_resized_under_kohyas(tmp_path):
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    own = lora_tensors()
+    tensors = {
+        f"{name}.lora_A.weight": own[f"{LINEAR}.lora_down.weight"],
+        f"{name}.lora_B.weight": own[f"{LINEAR}.lora_up.weight"],
+    }
+    result, report, _ = resized(tmp_path, tensors, new_rank=2)
+    assert [row["key"] for row in report["layers"]] == [LINEAR]
+    wanted = RANK / ALPHA * lora_delta(own, LINEAR)
+    error = np.linalg.norm(lora_delta(result, LINEAR) - wanted)
+    assert error == pytest.approx(best_error(wanted, 2), rel=1e-5)
+
+
+def test_the_result_has_a_name_of_its_own(tmp_path):
+    metadata = {"ss_output_name": "in", "modelspec.title": "in", "ss_sd_model_name": "base.safetensors"}
+    resized(tmp_path, lora_tensors(), metadata, new_rank=2)
+    written = LoraFile.read(tmp_path / "out.safetensors").metadata
+    assert written["ss_output_name"] == "out" and written["ss_sd_model_name"] == "base.safetensors"
+    assert written.get("modelspec.title") != "in"
+    resized(tmp_path, lora_tensors(), {**metadata, "modelspec.title": "My LoRA"}, new_rank=2, overwrite=True)
+    assert LoraFile.read(tmp_path / "out.safetensors").metadata["modelspec.title"] == "My LoRA"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from tiny import FULL_SIZE, meta_tensors
 
 UNET = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
 TO_Q, TO_K = f"{UNET}_attn2_to_q", f"{UNET}_attn2_to_k"
+PEFT_Q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
 
 
 def lora(**changes: Tensor | None) -> dict[str, Tensor]:
@@ -76,10 +79,16 @@ def test_a_trained_file_has_no_problems(tiny_checkpoints, tmp_path):
 CASES = {
     "unknown layer": (lora(lora_unet_nowhere__diff=torch.ones(2)), None, "error", "does not find in SD1"),
     "other names": (
-        lora(**{"unet__down_blocks.0.attentions.0.lora_A.weight": torch.ones(2)}),
+        lora(**{f"{PEFT_Q}.lora_A.weight": torch.ones(2, 320), f"{PEFT_Q}.lora_B.weight": torch.ones(320, 2)}),
         None,
         "error",
-        "does not find in SD1",
+        "names of diffusers: the WebUI finds none of them; `convert` renames them",
+    ),
+    "unknown names beside diffusers'": (
+        {f"{PEFT_Q}.lora_A.weight": torch.ones(2, 320), "unet.magic": torch.ones(2)},
+        None,
+        "error",
+        "names of diffusers",
     ),
     "unknown suffixes": (lora(**{f"{TO_Q}__magic": torch.ones(2)}), None, "error", "rejects the whole file"),
     "half a norm": (
@@ -113,6 +122,7 @@ CASES = {
         "metadata say SDXL, the layers are of SD1",
     ),
     "stale hash": (lora(), {"sshs_model_hash": "0" * 64}, "error", "stale hashes"),
+    "stale legacy hash": (lora(), {"sshs_legacy_hash": "0" * 8}, "error", "stale hashes"),
     "nothing": ({"bundle_emb.zorb.emb_params": torch.ones(1, 4)}, None, "error", "holds no LoRA"),
     "no family": (
         {"lora_unet_conv_in.diff": torch.ones(320, 4, 3, 3)},
@@ -127,7 +137,8 @@ CASES = {
 def test_a_fault_is_found_alone(tmp_path, name):
     tensors, metadata, level, words = CASES[name]
     report = look(tmp_path, tensors, metadata)
-    (found,) = report["problems"]
+    found, *more = report["problems"]
+    assert len(more) == (name == "unknown names beside diffusers'")
     assert found["level"] == level and words in found["text"]
     assert report["ok"] is (level == "warning")
     assert words in report_text(report)
@@ -164,6 +175,53 @@ def test_a_checkpoint_of_another_family_or_size_is_told(tiny_checkpoints, tmp_pa
     problems = look(tmp_path, lora(), base=tiny_checkpoints["SD1"])["problems"]
     assert [found["text"] for found in problems] == ["modules that do not fit the checkpoint's layers"]
     assert problems[0]["names"] == [TO_K]
+
+
+def test_a_file_in_diffusers_names_is_looked_at_as_a_whole(tmp_path):
+    tensors = {f"{PEFT_Q[:-1]}k.lora_A.weight": torch.ones(2, 768), f"{PEFT_Q[:-1]}k.lora_B.weight": torch.ones(320, 2)}
+    report = look(tmp_path, tensors)
+    assert (report["family"], report["kinds"], report["ok"]) == ("SD1", {"LoRA": 1}, False)
+    (found,) = report["problems"]
+    assert found["count"] == 2 and found["names"] == sorted(tensors)
+    # In the spelling of diffusers before PEFT, and of no effect.
+    old = {f"{PEFT_Q}.lora.down.weight": torch.ones(2, 320), f"{PEFT_Q}.lora.up.weight": torch.zeros(320, 2)}
+    assert "does nothing" in report_text(look(tmp_path, old))
+
+
+def test_hashes_of_a_file_in_another_order_are_right(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_in_reverse(path, lora())
+    assert look_at(path)["problems"] == []
+    raw = bytearray(path.read_bytes())
+    raw[0x108000] ^= 1  # of a number behind the first MiB its last bit
+    path.write_bytes(raw)
+    (found,) = look_at(path)["problems"]
+    assert found["names"] == ["modelspec.hash_sha256", "sshs_legacy_hash", "sshs_model_hash"]
+
+
+def write_in_reverse(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A file as another writer may make it, its tensors from Z to A, with its own hashes and large enough for all."""
+    data, entries = b"", {}
+    tensors = {**tensors, f"{TO_Q}.diff": torch.rand(768, 768, generator=torch.Generator().manual_seed(0))}
+    for key in sorted(tensors, reverse=True):
+        raw = tensors[key].numpy().tobytes()
+        entries[key] = {
+            "dtype": "F32",
+            "shape": list(tensors[key].shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
+        data += raw
+
+    def head(metadata: dict[str, str]) -> bytes:
+        text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    own = {"ss_output_name": "a"}
+    whole = hashlib.sha256(data).hexdigest()
+    legacy = hashlib.sha256((head(own) + data)[0x100000:0x110000]).hexdigest()[:8]
+    hashes = {"sshs_model_hash": whole, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{whole}"}
+    path.write_bytes(head({**own, **hashes}) + data)
 
 
 def test_the_file_stays_as_it_is(tmp_path):

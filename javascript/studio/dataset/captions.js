@@ -4,6 +4,7 @@ import { Lost, post } from "../api.js";
 import { tell } from "../dialogs.js";
 import { debounce } from "../dom.js";
 import { recall, remember } from "../memory.js";
+import { ANEW } from "./store.js";
 
 const AT_ONCE_MS = 1200; // of rest, then a draft is saved by itself
 const KEEP_MS = 120;
@@ -112,13 +113,15 @@ export class Captions extends EventTarget {
     try {
       answer = await post(this.dataset.route("captions"), body);
     } catch (error) {
-      if (!(error instanceof Lost))
-        tell(`Not saved: ${error.message}`, "error"); // it stays a draft
-      else this.saveSoon();
+      // It stays a draft; where the folder was opened anew, until the drafts have their pictures' new numbers.
+      if (error instanceof Lost || error.status === ANEW) this.saveSoon();
+      else tell(`Not saved: ${error.message}`, "error");
       return;
     }
     const conflicts = new Map(answer.conflicts.map((each) => [each.id, each]));
     for (const [id, { text }] of sent) this.settle(id, text, conflicts.get(id));
+    const refused = answer.conflicts.filter((each) => each.text === sent.get(each.id)?.was);
+    for (const why of new Set(refused.map((each) => each.why))) tell(`Not saved: ${why}`, "error");
     this.keep();
     this.dispatchEvent(new CustomEvent("saved", { detail: ids.filter((id) => !conflicts.has(id)) }));
     await this.dataset.follow(answer.status);
@@ -131,6 +134,8 @@ export class Captions extends EventTarget {
     const draft = this.drafts.get(id);
     if (!draft) return;
     if (conflict?.text === null) this.putAway(id);
+    else if (conflict && conflict.text === draft.was)
+      draft.theirs = null; // refused, and nobody else has written
     else if (conflict && conflict.text !== draft.text.trim()) draft.theirs = conflict.text;
     else if (draft.text === sent || conflict) this.drafts.delete(id);
     else draft.was = sent.trim();

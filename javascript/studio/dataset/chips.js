@@ -2,17 +2,19 @@
 
 import { h, icon, put } from "../dom.js";
 import { whole } from "../format.js";
+import { joined } from "./caption_text.js";
 
 export class Chips {
   /**
-   * @param {{change: (parts: import("./caption_text.js").Part[]) => void, filter: (tag: string) => void}} look
-   *   what is done to them
+   * @param {{change: (parts: import("./caption_text.js").Part[]) => void, filter: (tag: string) => void,
+   *   redraw: () => void}} look what is done to them; `redraw` draws them anew and then settles them
    */
   constructor(look) {
     this.look = look;
     this.parts = [];
-    this.editing = false;
+    this.end = null; // ends the writing of a chip
     this.dragged = null;
+    this.waiting = null; // a change of the parts as they then are, once they are drawn
     this.element = h("ul", {
       class: "ls-chips",
       "aria-label": "Tags",
@@ -27,9 +29,10 @@ export class Chips {
    * @param {import("./caption_text.js").Part[]} parts
    * @param {{[tag: string]: {count: number, category: string}}} known what the dataset knows of the tags
    * @param {number[]} cuts before which parts a new portion of 75 tokens begins
+   * @returns {boolean} whether they are drawn: not under a person's hands, but when that is done
    */
   draw(parts, known, cuts = []) {
-    if (this.editing) return; // drawn when it is done
+    if (this.end || this.dragged !== null) return false;
     const active = document.activeElement?.closest?.(".ls-chip");
     const focused = active && this.element.contains(active) ? this.places().indexOf(active) : -1;
     this.parts = parts;
@@ -41,6 +44,21 @@ export class Chips {
       ]),
     );
     if (focused >= 0) this.places()[Math.min(focused, parts.length - 1)]?.focus();
+    return true;
+  }
+
+  /** Do what waited for the parts that are drawn now. */
+  settle() {
+    const change = this.waiting;
+    this.waiting = null;
+    const parts = change?.(this.parts);
+    if (parts && joined(parts) !== joined(this.parts)) this.look.change(parts);
+  }
+
+  /** Another caption comes: what is being written ends, for this one where `keep`. */
+  leave(keep) {
+    this.end?.(keep);
+    this.dragged = this.waiting = null;
   }
 
   places() {
@@ -98,24 +116,27 @@ export class Chips {
     const input = part.prose
       ? h("textarea", { class: "ls-chip-input", rows: "4", "aria-label": "Sentences" }, part.text)
       : h("input", { class: "ls-chip-input", value: part.text, "aria-label": "Tag" });
-    let done = false;
     const end = (keep) => {
-      if (done) return;
-      done = true;
-      this.editing = false;
-      const parts = [...this.parts];
-      if (keep) parts.splice(place, 1, ...written(input.value, part.prose));
-      this.look.change(parts);
-      this.places()[Math.min(place, parts.length - 1)]?.focus();
+      if (this.end !== end) return;
+      this.end = null;
+      const now = written(input.value, part.prose);
+      // The caption may be another meanwhile: of that the same part is written over.
+      if (keep && joined(now) !== part.text)
+        this.waiting = (parts) => {
+          const at = nearest(parts, part, place);
+          return at < 0 ? replaced(parts, place, now, 0) : replaced(parts, at, now);
+        };
+      this.look.redraw();
+      this.places()[Math.min(place, this.parts.length - 1)]?.focus();
     };
     input.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey) return void (event.key.toLowerCase() === "s" && end(true));
-      event.stopPropagation();
+      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s") return end(true);
+      event.stopPropagation(); // the keys are the input's, not the chips'
       if (event.key === "Enter") end(true);
       else if (event.key === "Escape") end(false);
     });
     input.addEventListener("blur", () => end(true));
-    this.editing = true;
+    this.end = end;
     chip.draggable = false;
     put(chip, input);
     input.focus();
@@ -149,9 +170,11 @@ export class Chips {
   }
 
   land() {
+    if (this.dragged === null) return;
     this.dragged = null;
     this.markDrop(null);
     for (const chip of this.places()) chip.classList.remove("ls-lifted");
+    this.look.redraw();
   }
 
   /** The place before which a chip would fall: chips stand in lines. */
@@ -182,11 +205,25 @@ export class Chips {
     if (this.dragged === null) return;
     event.preventDefault();
     event.stopPropagation(); // the WebUI takes dropped pictures everywhere
-    const [from, to] = [this.dragged, this.placeAt(event)];
+    const [from, before] = [this.dragged, this.placeAt(event)];
+    const [part, next] = [this.parts[from], this.parts[before]];
+    this.waiting = (parts) => {
+      const at = nearest(parts, part, from);
+      if (at < 0 || before === from) return parts;
+      const to = next ? nearest(parts, next, before) : parts.length;
+      const target = to < 0 ? Math.min(before, parts.length) : to;
+      const rest = replaced(parts, at, []);
+      return replaced(rest, target > at ? target - 1 : target, [part], 0);
+    };
     this.land();
-    this.move(from, to > from ? to - 1 : to);
   }
 }
+
+const replaced = (parts, at, now, many = 1) => [...parts.slice(0, at), ...now, ...parts.slice(at + many)];
+
+/** Where a part stands, best at the place where it stood; -1 where it is gone. */
+const nearest = (parts, { text }, place) =>
+  parts[place]?.text === text ? place : parts.findIndex((each) => each.text === text);
 
 const written = (value, prose) =>
   (prose ? [value.replace(/\s+/g, " ").trim()] : value.split(",").map((tag) => tag.trim()))

@@ -95,7 +95,7 @@ export async function cropByHand(dataset, item) {
   const size = h("span", { class: "ls-figure" });
   const over = h("input", { type: "checkbox", class: "ls-check" });
   const image = h("img", {
-    src: address(dataset.route(`picture/${item.id}?v=${item.stamp}`)),
+    src: address(dataset.look(`picture/${item.id}?v=${item.stamp}`)),
     alt: item.name,
     draggable: "false",
   });

@@ -54,8 +54,12 @@ export class Disagreements {
       missing.length > 0 &&
         this.side("missing", ids(missing), "Add", () => this.look.edit("add", { tags: tag }, ids(missing))),
       doubted.length > 0 &&
-        this.side("doubted", ids(doubted), "Remove", () => this.look.edit("remove", { tags: tag }, ids(doubted))),
+        this.side("doubted", ids(doubted), "Remove", () => this.removal(tag, ids(doubted))),
     );
+  }
+
+  removal(tag, ids) {
+    return this.look.edit("remove", { tags: tag, exact: true }, ids);
   }
 
   side(what, ids, act, run) {

@@ -89,6 +89,7 @@ export class Editor {
       // Chips of an earlier text, while the server takes the present one apart, would bring that back.
       change: (parts) => (this.areFresh ? this.write(joined(parts)) : this.draw()),
       filter: (tag) => this.look.filter(tag),
+      redraw: () => this.draw(),
     });
     this.text = h("textarea", {
       class: "ls-input ls-caption-text",
@@ -169,11 +170,13 @@ export class Editor {
 
   /** No picture is edited now. */
   leave() {
+    this.chips.leave(this.dataset.has(this.id));
     if (this.captions.draft(this.id)) this.captions.saveFilled([this.id]);
     this.id = null;
   }
 
   forget() {
+    this.chips.leave(false);
     this.id = null;
     this.view = null;
   }
@@ -224,7 +227,7 @@ export class Editor {
 
   drawPicture() {
     const { view } = this;
-    this.image.src = address(this.dataset.route(`picture/${view.id}?v=${view.stamp}`));
+    this.image.src = address(this.dataset.look(`picture/${view.id}?v=${view.stamp}`));
     this.image.alt = view.name;
     text(
       this.facts,
@@ -273,9 +276,9 @@ export class Editor {
     const known = Object.fromEntries(this.view.tags.map((each) => [each.tag, each]));
     const answer = this.analysis.of(caption);
     const parts = answer ? partsOf(answer) : plainParts(caption);
-    if (parts) {
+    if (parts && this.chips.draw(parts, known, answer ? cutsOf(answer, caption, parts) : [])) {
       this.drawn = { id: this.id, caption };
-      this.chips.draw(parts, known, answer ? cutsOf(answer, caption, parts) : []);
+      this.chips.settle();
     }
     if (parts) this.drawKinds(parts, known);
     if (answer) this.meter.show(answer.tokens);

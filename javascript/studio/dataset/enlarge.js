@@ -10,7 +10,7 @@ export function enlarge(dataset, selection) {
 
   async function draw() {
     const id = selection.cursor;
-    image.src = address(dataset.route(`picture/${id}?v=${dataset.value(id, "stamps")}`));
+    image.src = address(dataset.look(`picture/${id}?v=${dataset.value(id, "stamps")}`));
     const view = await dataset.item(id).catch(() => null);
     if (view && id === selection.cursor) text(words, `${view.name}: ${view.caption ?? "no caption"}`);
   }

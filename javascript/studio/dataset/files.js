@@ -1,12 +1,12 @@
 // Moving, copying and throwing away pictures with their captions.
 
-import { confirm, tell } from "../dialogs.js";
+import { askText, confirm, tell } from "../dialogs.js";
 import { button, h } from "../dom.js";
 import { chooseFolder } from "../folder.js";
-import { count, whole } from "../format.js";
+import { count, fileName, whole } from "../format.js";
 import { tellConflicts } from "./history.js";
 
-const SURE_FROM = 20; // so many pictures are asked about; undo brings back fewer just as well
+export const SURE_FROM = 20; // so many pictures are asked about; undo brings back fewer just as well
 
 export class Files {
   /**
@@ -44,6 +44,17 @@ export class Files {
     const ids = this.selection.list();
     const folder = ids.length ? await chooseFolder(this.dataset.folder) : null;
     if (folder) await this.run(how, { ids, folder }, how === "move" ? "moved" : "copied");
+  }
+
+  /** One picture, with its caption and mask. */
+  async rename() {
+    const [id] = this.selection.list();
+    if (id === undefined) return;
+    const name = fileName(this.dataset.name(id));
+    const ending = name.lastIndexOf(".");
+    const old = name.slice(0, ending);
+    const stem = await askText("Rename the picture", `Name, without ${name.slice(ending)}`, old, "Rename");
+    if (stem && stem !== old) await this.run("rename", { ids: [id], stem }, "renamed");
   }
 
   async trash() {

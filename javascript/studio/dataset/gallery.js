@@ -108,7 +108,7 @@ export class Gallery {
   }
 
   thumb(id) {
-    return address(this.dataset.route(`thumb/${id}?v=${this.dataset.value(id, "stamps")}`));
+    return address(this.dataset.look(`thumb/${id}?v=${this.dataset.value(id, "stamps")}`));
   }
 
   renew() {

@@ -155,8 +155,9 @@ export class Health {
         ? await askChange(this.dataset, finding.fix, preview, finding.fix)
         : await confirm(finding.fix, `${finding.text} Undo takes it back.`, finding.fix, "primary");
       if (!sure) return;
-      const { conflicts } = await this.dataset.change("health/fix", body);
-      if (conflicts.length) tellConflicts(conflicts, this.dataset);
+      const done = await this.task.run("health/fix", body);
+      await this.dataset.follow(done.status);
+      if (done.conflicts.length) tellConflicts(done.conflicts, this.dataset);
     } catch (error) {
       return tell(error.message, "error");
     }

@@ -2,9 +2,10 @@
 
 import { post } from "../api.js";
 import { tell } from "../dialogs.js";
-import { button, debounce, h, icon, put, text } from "../dom.js";
-import { count, whole } from "../format.js";
+import { button, debounce, h, icon, put, show, text } from "../dom.js";
+import { count, fileName, whole } from "../format.js";
 import { Complete } from "./complete.js";
+import { askChange } from "./preview.js";
 
 const MOST_TAGS = 200;
 
@@ -26,6 +27,7 @@ export class ManyEditor {
     });
     const complete = new Complete(this.input, dataset, { take: (tag) => this.add(tag) });
     this.chips = h("ul", { class: "ls-chips", "aria-label": "Tags of the chosen pictures" });
+    this.same = button("", () => this.copyCaption(), { title: "Give them all the caption of the last chosen picture" });
     this.common = h("p", { class: "ls-help" });
     this.element = h(
       "div",
@@ -39,7 +41,7 @@ export class ManyEditor {
       h("div", { class: "ls-text-box" }, this.input, complete.list),
       this.common,
       this.chips,
-      h("div", { class: "ls-row ls-small" }, button("More edits …", look.batch), look.files),
+      h("div", { class: "ls-row ls-small" }, button("More edits …", look.batch), this.same, look.files),
     );
     this.soon = debounce(() => this.load(), 60);
     selection.addEventListener("selection", () => this.soon());
@@ -49,6 +51,8 @@ export class ManyEditor {
   async load() {
     const ids = this.selection.list();
     text(this.title, `${whole(ids.length)} pictures`);
+    text(this.same, `Caption of ${fileName(this.dataset.name(this.source))} for all …`);
+    show(this.same, this.selection.has(this.source));
     if (ids.length < 2 || !this.element.offsetParent) return;
     const turn = (this.turn = (this.turn ?? 0) + 1);
     let answer;
@@ -93,16 +97,36 @@ export class ManyEditor {
 
   add(tag) {
     this.input.value = "";
-    return tag.trim() && this.run("add", tag.trim());
+    return tag.trim() && this.run("add", { tags: tag.trim() });
   }
 
   remove(tag) {
-    return this.run("remove", tag);
+    return this.run("remove", { tags: tag, exact: true });
   }
 
-  async run(edit, tag) {
+  /** The picture that was chosen last. */
+  get source() {
+    return this.selection.cursor;
+  }
+
+  async copyCaption() {
+    const ids = this.selection.list();
     try {
-      await this.look.edit(edit, { tags: tag }, this.selection.list());
+      const { caption } = await this.dataset.item(this.source);
+      if (!caption) return tell("That picture has no caption.", "error");
+      const values = { text: caption };
+      const preview = await post(this.dataset.route("edit/preview"), { edit: "set", values, ids });
+      if (!preview.changed) return tell("They have that caption already.");
+      const sure = await askChange(this.dataset, "One caption for all", preview, "Write");
+      if (sure) await this.look.edit("set", values, ids);
+    } catch (error) {
+      tell(error.message, "error");
+    }
+  }
+
+  async run(edit, values) {
+    try {
+      await this.look.edit(edit, values, this.selection.list());
     } catch (error) {
       tell(error.message, "error");
     }

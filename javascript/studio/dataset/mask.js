@@ -83,6 +83,7 @@ class MaskPainter {
 export async function paintMask(dataset, item) {
   const route = dataset.route(`mask/${item.id}`);
   const before = item.mask ? await loaded(address(`${route}?now=${Date.now()}`)) : null;
+  if (item.mask && !before) throw new Error(`The mask of ${item.name} cannot be loaded.`);
   const painter = new MaskPainter(item, before);
   const size = h("input", {
     type: "range",
@@ -114,7 +115,7 @@ export async function paintMask(dataset, item) {
   });
 
   const image = h("img", {
-    src: address(dataset.route(`picture/${item.id}?v=${item.stamp}`)),
+    src: address(dataset.look(`picture/${item.id}?v=${item.stamp}`)),
     alt: item.name,
     draggable: "false",
   });

@@ -35,7 +35,8 @@ export class Scope {
       });
     selection.addEventListener("selection", () => {
       // More than one chosen picture is chosen for a purpose.
-      if (selection.size > 1 !== (this.value === "selected")) this.choose(selection.size > 1 ? "selected" : "filtered");
+      if (selection.size > 1 && this.value !== "selected") this.choose("selected");
+      else if (selection.size === 0 && this.value === "selected") this.choose("filtered");
       else if (this.value === "selected") this.onchange();
       this.draw();
     });

@@ -9,6 +9,11 @@ const POLL_MS = 1500,
 const MOST_RECENT = 6;
 const NOTHING = { tag: null, ids: [], names: [], widths: [], heights: [], stamps: [], flags: [] };
 
+/** The status of a refusal because the folder was opened anew meanwhile. */
+export const ANEW = 409;
+
+const tokenOf = (version) => version?.split(".")[0] ?? null;
+
 /** What a picture's flag says. */
 export const FLAGS = { caption: 0, none: 1, problem: 2 };
 
@@ -31,10 +36,12 @@ export class Dataset extends EventTarget {
     this.folder = null;
     this.status = null;
     this.version = null;
+    this.token = null; // of the opening to which the pictures' numbers belong
     this.order = { by: "name", reverse: false };
     this.query = "";
     this.selected = []; // pictures that the query calls so
     this.asked = 0;
+    this.renewed = 0;
     this.take(NOTHING);
     this.view = [];
     this.places = new Map();
@@ -52,7 +59,13 @@ export class Dataset extends EventTarget {
     return this.columns.ids;
   }
 
-  route(path = "") {
+  /** Where to ask about pictures by their numbers, and to change them: refused after the folder was opened anew. */
+  route(path) {
+    return `dataset/${this.id}${this.token ? `.${this.token}` : ""}/${path}`;
+  }
+
+  /** Where to look at the folder, whichever opening it is, and at pictures, which a browser keeps by their address. */
+  look(path = "") {
     return `dataset/${this.id}${path && `/${path}`}`;
   }
 
@@ -102,7 +115,7 @@ export class Dataset extends EventTarget {
     const id = this.id;
     if (id === null) return;
     try {
-      const status = await get(this.route());
+      const status = await get(this.look());
       if (id === this.id) await this.follow(status);
     } catch (error) {
       if (id !== this.id) return;
@@ -127,7 +140,7 @@ export class Dataset extends EventTarget {
   /** Take what the server says, and fetch what is new with it. */
   async follow(status) {
     // Opened anew by the server: the pictures' numbers are others.
-    if (this.version !== null && status.version?.split(".")[0] !== this.version.split(".")[0]) this.version = null;
+    if (this.version !== null && tokenOf(status.version) !== tokenOf(this.version)) this.version = null;
     this.status = status;
     if (status.error) {
       this.dispatchEvent(new CustomEvent("lost", { detail: status.error }));
@@ -138,15 +151,28 @@ export class Dataset extends EventTarget {
   }
 
   async renew(version) {
-    const first = this.version === null;
+    const { id, version: before } = this;
+    const turn = ++this.renewed;
+    const isStale = () => id !== this.id || turn !== this.renewed;
     this.version = version;
-    const columns = await get(this.route("items"));
-    if (first || columns.tag !== this.columns.tag) {
+    let columns;
+    try {
+      columns = await get(this.look("items"));
+    } catch (error) {
+      if (!isStale()) this.version = before; // asked for again with the next look
+      throw error;
+    }
+    if (isStale()) return;
+    if (columns.tag !== this.columns.tag) {
       this.take(columns);
       this.dispatchEvent(new Event("items"));
     }
     await this.filter(this.query).catch(() => this.show(this.view.filter((id) => this.has(id))));
-    if (first) this.dispatchEvent(new Event("opened"));
+    if (isStale()) return;
+    if (this.token !== tokenOf(version)) {
+      this.token = tokenOf(version);
+      this.dispatchEvent(new Event("opened"));
+    }
     this.dispatchEvent(new CustomEvent("captions", { detail: null }));
   }
 
@@ -170,7 +196,7 @@ export class Dataset extends EventTarget {
   async filter(query, selected = this.selected) {
     const turn = ++this.asked;
     const body = { query, by: this.order.by, reverse: this.order.reverse, selected: [...selected] };
-    const { ids } = await post(this.route("filter"), body);
+    const { ids } = await post(this.look("filter"), body);
     if (turn !== this.asked) return;
     Object.assign(this, { query, selected });
     this.show(ids.filter((id) => this.has(id)));
@@ -183,9 +209,16 @@ export class Dataset extends EventTarget {
 
   /** Do something that changes the dataset, and take what comes of it. */
   async change(path, body = {}) {
-    const { status, ...answer } = await post(this.route(path), body);
+    let answer;
+    try {
+      answer = await post(this.route(path), body);
+    } catch (error) {
+      if (error.status === ANEW) this.poll();
+      throw error;
+    }
+    const { status, ...done } = answer;
     await this.follow(status);
-    return answer;
+    return done;
   }
 
   item(id) {

@@ -15,6 +15,7 @@ export class TagLists {
     });
     this.rows = h("ul", {});
     this.known = h("span", { class: "ls-count" });
+    this.notes = h("div", {});
     this.element = h(
       "details",
       {
@@ -30,6 +31,7 @@ export class TagLists {
         "Drop a csv of tags here (name, category, count, aliases), such as a booru's: its tags are suggested while you type and give chips their colours.",
       ),
       this.rows,
+      this.notes,
       h(
         "div",
         { class: "ls-row ls-small" },
@@ -48,7 +50,11 @@ export class TagLists {
     }
   }
 
-  draw({ lists, tags }) {
+  draw({ lists, tags, notes }) {
+    put(
+      this.notes,
+      notes.map((note) => h("p", { class: "ls-help" }, note)),
+    );
     text(this.known, lists.length ? `${count(tags, "tag")} known` : "");
     put(
       this.rows,

@@ -157,6 +157,7 @@ export class Tagging {
 
   async run() {
     await this.captions.save();
+    if (!this.scope.ids.length) return this.fail(new Error("No picture is chosen.")); // none would mean all of them
     this.fail(null);
     try {
       await this.job.start({ ...this.form.values, folder: this.dataset.folder, ...this.pictures() });

@@ -168,18 +168,25 @@ export class TagTable {
       tag,
       "Rename",
     );
-    if (now && now !== tag) await this.run("rename", { tags: tag, into: now });
+    if (now && now !== tag) await this.run("rename", { tags: tag, into: now, exact: true });
   }
 
   async remove(tag) {
-    const number = this.tags.find((each) => each.tag === tag)?.count ?? 0;
-    if (await confirm("Remove a tag", `Take ${tag} out of ${count(number, "caption")}? Undo brings it back.`, "Remove"))
-      await this.run("remove", { tags: tag });
+    const { ids } = this;
+    const values = { tags: tag, exact: true };
+    try {
+      // Counted by the edit: it takes red_hair for red hair.
+      const { changed } = await post(this.dataset.route("edit/preview"), { edit: "remove", values, ids });
+      const question = `Take ${tag} out of ${count(changed, "caption")}? Undo brings it back.`;
+      if (await confirm("Remove a tag", question, "Remove")) await this.run("remove", values, ids);
+    } catch (error) {
+      tell(error.message, "error");
+    }
   }
 
-  async run(edit, values) {
+  async run(edit, values, ids = this.ids) {
     try {
-      await this.look.edit(edit, values, this.ids);
+      await this.look.edit(edit, values, ids);
     } catch (error) {
       tell(error.message, "error");
     }

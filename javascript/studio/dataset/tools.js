@@ -7,6 +7,7 @@ import { Form } from "../form.js";
 import { count } from "../format.js";
 import { cropByHand } from "./crop.js";
 import { optionFields } from "./fields.js";
+import { SURE_FROM } from "./files.js";
 import { tellConflicts } from "./history.js";
 import { paintMask } from "./mask.js";
 import { Scope } from "./scope.js";
@@ -95,19 +96,24 @@ export class PictureTools {
     }
   }
 
+  /** Asked before originals go, and before many new pictures come. */
+  sure(number, over) {
+    const many = count(number, "picture");
+    if (over)
+      return confirm(
+        this.tool.label,
+        `${many} are replaced; the originals go to the trash. Undo brings them back.`,
+        "Replace",
+      );
+    if (number < SURE_FROM) return true;
+    return confirm(this.tool.label, `Of ${many}? Undo takes it back.`, this.tool.label, "primary");
+  }
+
   async run() {
     await this.captions.save();
     const { ids } = this.scope;
     const over = this.over.checked;
-    if (
-      over &&
-      !(await confirm(
-        this.tool.label,
-        `${count(ids.length, "picture")} are replaced; the originals go to the trash. Undo brings them back.`,
-        "Replace",
-      ))
-    )
-      return;
+    if (!(await this.sure(ids.length, over))) return;
     this.start.disabled = true;
     this.form.clearErrors();
     try {

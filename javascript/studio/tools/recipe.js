@@ -160,7 +160,7 @@ export class Recipe {
       spellcheck: "false",
       placeholder: "all 1",
       "aria-label": `Block weights of LoRA ${number}`,
-      title: "A preset such as OUTD, or numbers apart by commas, BASE first",
+      title: "A preset such as OUTD, fitted to the LoRA's family, or numbers apart by commas, BASE first",
       "data-part": "blocks",
       value: row.blocks,
       oninput: () => {

@@ -23,12 +23,13 @@ from lib_lora.dataset.health.report import (
     Finding,
     Fix,
     HealthReport,
+    Watch,
     apply_fix,
 )
 from lib_lora.dataset.health.settings import HealthSettings
 from lib_lora.dataset.health.view import Stopped, View
 
-__all__ = ["EditFix", "Finding", "Fix", "HealthReport", "HealthSettings", "apply_fix", "health"]
+__all__ = ["EditFix", "Finding", "Fix", "HealthReport", "HealthSettings", "Watch", "apply_fix", "health"]
 
 
 def health(

@@ -18,6 +18,8 @@ from lib_lora.files.captions import decode_text
 
 TOKEN_LIMITS = (75, 150, 225)
 _EQUAL_ON = 3  # captions equal on fewer pictures are nothing to speak of
+# Behind other words of its tag a bracket may be a name's: hatsune miku (vocaloid:1)
+_BEHIND = re.compile(r"(?<=[^\s,(\[])(\s+)\(([^():,]*[^():,\s])(:\s*[+-]?[0-9]*\.?[0-9]+\s*)\)(?=\s*(?:,|$))")
 _WEIGHTED = re.compile(r"\(+([^():]*[^():\s]):\s*[+-]?[0-9]*\.?[0-9]+\s*\)+")  # (red dress:1.2)
 _DOUBLED = re.compile(r"\({2,}([^()]+)\){2,}|\[{2,}([^\[\]]+)\]{2,}")  # ((red dress)), [[red dress]]
 _NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
@@ -153,9 +155,12 @@ def weight_syntax(view: View) -> Iterator[Finding]:
 def without_weights(caption: str) -> str:
     """The caption without ``(tag:1.2)``, ``((tag))``, ``(tag)`` as a whole tag, and ``<lora:...>``.
 
-    Brackets that are part of a name, such as ``saber (fate)``, escaped ones and faces stay.
+    Brackets that are part of a name, such as ``saber (fate)``, escaped ones and faces stay. So do brackets behind other
+    words that end a tag: of them only a weight goes, which has a sign or a point, as in ``saber (fate:1.2)``. A whole
+    number may belong to the name.
     """
     text = _NETWORK.sub("", _hidden(caption))
+    text = _BEHIND.sub(_name, text)
     text = _WEIGHTED.sub(r"\1", text)
     text = _DOUBLED.sub(lambda match: match[1] or match[2], text)
     text = _ENCLOSED.sub(r"\1\2", text)
@@ -166,7 +171,13 @@ def without_weights(caption: str) -> str:
     return parts.with_tags(parts.tags)
 
 
-# Escaped brackets and faces are out of the patterns' sight.
+def _name(match: re.Match[str]) -> str:
+    space, name, weight = match.groups()
+    is_weight = any(sign in weight for sign in ".+-")
+    return f"{space}{_FACES['(']}{name}{'' if is_weight else weight}{_FACES[')']}"
+
+
+# Escaped brackets, names and faces are out of the patterns' sight.
 _HIDE = {"\\(": "\ue000", "\\)": "\ue001", "\\[": "\ue002", "\\]": "\ue003"}
 _FACE = re.compile(r"[^\s,]*_[^\s,]*|[:;]-?[()\[\]]+")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,13 +12,15 @@ from pathlib import Path
 from lib_lora.base.errors import StudioError
 from lib_lora.dataset.collection import Applied, Collection
 from lib_lora.dataset.health.checks import CHECKS, many, some
-from lib_lora.dataset.health.report import ActionFix, Finding
+from lib_lora.dataset.health.report import ActionFix, ConvertFix, Finding
 from lib_lora.dataset.health.view import View
 from lib_lora.dataset.items import Item
 from lib_lora.dataset.masks import mask_name
-from lib_lora.dataset.picture_files import convert_files
-from lib_lora.dataset.records import mask_path
+from lib_lora.dataset.picture_files import Made, bring_in
+from lib_lora.dataset.records import CAPTION_EXTENSIONS, mask_path
 from lib_lora.files.image_header import read_header
+
+_COUNT = re.compile(r"^[0-9]+_(?=.)")
 
 
 def _lower_extensions(collection: Collection, items: Sequence[int], files: Sequence[str]) -> Applied:
@@ -108,7 +111,7 @@ def other_formats(view: View) -> Iterator[Finding]:
             "warning",
             f"{many(len(names), 'file')} that training does not read; save as png, jpg, webp or bmp: {some(names)}",
             files=names,
-            fix=ActionFix("Save them as PNG", lambda collection, items, files: convert_files(collection, files)),
+            fix=ConvertFix("Save them as PNG"),
         )
 
 
@@ -124,7 +127,38 @@ def folder_names(view: View) -> Iterator[Finding]:
             why[left.reason].append(left.path)
     for reason, paths in why.items():
         ids, names = view.split(paths)
-        yield Finding("folder_name", "warning", f"{many(len(paths))} not trained on: {reason}", ids, names)
+        label = "Move them into folders whose pictures are shown once (1_name)"
+        yield Finding(
+            "folder_name",
+            "warning",
+            f"{many(len(paths))} not trained on: {reason}",
+            ids,
+            names,
+            fix=ActionFix(label, _into_counted) if ids else None,
+        )
+
+
+def _into_counted(collection: Collection, items: Sequence[int], files: Sequence[str]) -> Applied:
+    """Each picture with its captions and its mask from ``name``, or ``0_name``, into the folder ``1_name`` beside it;
+    those that lie in the dataset's own folder into one in there."""
+    extensions = {*CAPTION_EXTENSIONS, collection.caption_extension}
+    made = []
+    for item in map(collection.item, items):
+        stem = os.path.splitext(item.name)[0]
+        names = [item.name, mask_name(item.name), *(stem + extension for extension in extensions)]
+        names += [item.caption_name] if item.caption_name else []
+        there = [name for name in dict.fromkeys(names) if (collection.folder / name).is_file()]
+        target = _counted(collection.folder, item.folder)
+        inside = len(item.folder) + 1 if item.folder else 0
+        made.append(Made(item.id, {f"{target}/{name[inside:]}": collection.folder / name for name in there}))
+    return bring_in(collection, made, lambda count: f"a repeat count for the folders of {count} pictures")
+
+
+def _counted(root: Path, folder: str) -> str:
+    """``a/0_name`` -> ``a/1_name``."""
+    parent, _, name = folder.rpartition("/")
+    counted = f"1_{_COUNT.sub('', name or root.name)}"
+    return f"{parent}/{counted}" if parent else counted
 
 
 @CHECKS.register("same_stem")

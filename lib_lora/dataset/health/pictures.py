@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from lib_lora.base.options import options_of
+from lib_lora.dataset.bucket_options import BucketOptions
 from lib_lora.dataset.collection import Applied, Collection
 from lib_lora.dataset.duplicates import look_alikes, same_files
 from lib_lora.dataset.health.checks import CHECKS, many, some
-from lib_lora.dataset.health.report import ActionFix, Finding
+from lib_lora.dataset.health.report import ActionFix, Finding, ToolFix
+from lib_lora.dataset.health.settings import HealthSettings
 from lib_lora.dataset.health.view import View
 from lib_lora.dataset.items import Item
 from lib_lora.dataset.picture_facts import PictureFacts
-from lib_lora.dataset.picture_tools import Upright, use_tool
+from lib_lora.dataset.picture_tools import CropToBucket, Rgb, Split, Upright
+
+_TRASH = "; the originals go to the trash"
 
 
 @CHECKS.register("exact_duplicate")
@@ -111,25 +116,22 @@ def animated(view: View) -> Iterator[Finding]:
 def rotated(view: View) -> Iterator[Finding]:
     found = [item for item in _whole(view) if view.facts[item.id].orientation != 1]
     for finding in _odd("rotated", "hint", found, "upright by EXIF data only, which some trainers do not heed"):
-        label = "Write upright pictures, the originals go to the trash"
-        yield replace(finding, fix=ActionFix(label, _write_upright))
-
-
-def _write_upright(collection: Collection, items: Sequence[int], files: Sequence[str]) -> Applied:
-    return use_tool(collection, items, Upright(), over=True)
+        yield replace(finding, fix=ToolFix(f"Write upright pictures{_TRASH}", Upright()))
 
 
 @CHECKS.register("transparent")
 def transparent(view: View) -> Iterator[Finding]:
     found = [item for item in _whole(view) if view.facts[item.id].transparent]
-    yield from _odd("transparent", "hint", found, "with transparent parts, which training sees as white")
+    for finding in _odd("transparent", "hint", found, "with transparent parts, which training sees as white"):
+        yield replace(finding, fix=ToolFix(f"Lay them on white{_TRASH}", Rgb()))
 
 
 @CHECKS.register("colours")
 def odd_colours(view: View) -> Iterator[Finding]:
     """CMYK is converted without its profile, and 16 bits become 8."""
     found = [item for item in view.items if item.mode == "CMYK" or item.mode.startswith("I") or _bits(view, item) > 8]
-    yield from _odd("colours", "hint", found, "in CMYK or 16 bits, of which training sees 8 bits of RGB")
+    for finding in _odd("colours", "hint", found, "in CMYK or 16 bits, of which training sees 8 bits of RGB"):
+        yield replace(finding, fix=ToolFix(f"Write 8 bits of RGB{_TRASH}", Rgb()))
 
 
 def _bits(view: View, item: Item) -> int:
@@ -167,6 +169,7 @@ def extreme_aspects(view: View) -> Iterator[Finding]:
             f"{many(len(found))} with one side {limit:g} times as long as the other or more: "
             + some([f"{item.name} ({_size(item)})" for item in found]),
             tuple(item.id for item in found),
+            fix=ToolFix(f"Split them into parts{_TRASH}", Split(aspect=min(Split.aspect, (1 + limit) / 2))),
         )
 
 
@@ -185,7 +188,16 @@ def heavy_crops(view: View) -> Iterator[Finding]:
             f"{many(len(found))} of which the bucket cuts away more than {100 * view.settings.heavy_crop:.0f} %: "
             + some([f"{item.name} ({100 * image.cropped_away:.0f} %)" for item, image in found]),
             tuple(item.id for item, _ in found),
+            fix=_cut_to_bucket(view.settings),
         )
+
+
+def _cut_to_bucket(settings: HealthSettings) -> ToolFix | None:
+    """To the shape that training would choose, in full size. The tool knows no other choice of buckets."""
+    if settings.bucket_no_upscale or not settings.enable_bucket:
+        return None
+    buckets = {info.name: getattr(settings, info.name) for info in options_of(BucketOptions)}
+    return ToolFix(f"Cut them to the bucket's shape where most is to see{_TRASH}", CropToBucket(**buckets, scale=False))
 
 
 def _size(item: Item) -> str:

@@ -7,10 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_lora.base.errors import StudioError
+from lib_lora.base.signals import Control
 from lib_lora.dataset.collection import Applied, Collection
 from lib_lora.dataset.edits import About, Edit, TagEdit
+from lib_lora.dataset.picture_files import convert_files
+from lib_lora.dataset.picture_tools import PictureTool, use_tool
 
 SEVERITIES = ("error", "warning", "hint")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on while a fix of many pictures is made.
+
+    Attributes:
+        progress: called with (done, total).
+        control: asked to stop, the fix leaves out what is not done yet.
+    """
+
+    progress: Callable[[int, int], None] | None = None
+    control: Control | None = None
 
 
 class Fix:
@@ -18,7 +34,7 @@ class Fix:
 
     label: str
 
-    def apply(self, collection: Collection, items: Sequence[int], files: Sequence[str]) -> Applied:
+    def apply(self, collection: Collection, items: Sequence[int], files: Sequence[str], watch: Watch) -> Applied:
         raise NotImplementedError
 
 
@@ -29,7 +45,7 @@ class EditFix(Fix):
     label: str
     edit: Edit
 
-    def apply(self, collection: Collection, items: Sequence[int], files: Sequence[str]) -> Applied:
+    def apply(self, collection: Collection, items: Sequence[int], files: Sequence[str], watch: Watch) -> Applied:
         return collection.apply(self.edit, items)
 
 
@@ -68,13 +84,34 @@ def tag_fix(label: str, what: str, function: Callable[[list[str]], list[str]]) -
 
 @dataclass(frozen=True)
 class ActionFix(Fix):
-    """Any other change; ``action`` gets the collection, the finding's items and its files."""
+    """Any other change that is made at once; ``action`` gets the collection, the finding's items and its files."""
 
     label: str
     action: Callable[[Collection, Sequence[int], Sequence[str]], Applied]
 
-    def apply(self, collection: Collection, items: Sequence[int], files: Sequence[str]) -> Applied:
+    def apply(self, collection: Collection, items: Sequence[int], files: Sequence[str], watch: Watch) -> Applied:
         return self.action(collection, items, files)
+
+
+@dataclass(frozen=True)
+class ToolFix(Fix):
+    """New pictures in place of the old ones."""
+
+    label: str
+    tool: PictureTool
+
+    def apply(self, collection: Collection, items: Sequence[int], files: Sequence[str], watch: Watch) -> Applied:
+        return use_tool(collection, items, self.tool, over=True, progress=watch.progress, control=watch.control)
+
+
+@dataclass(frozen=True)
+class ConvertFix(Fix):
+    """The finding's files in a format that training reads."""
+
+    label: str
+
+    def apply(self, collection: Collection, items: Sequence[int], files: Sequence[str], watch: Watch) -> Applied:
+        return convert_files(collection, files, progress=watch.progress, control=watch.control)
 
 
 @dataclass(frozen=True)
@@ -146,7 +183,7 @@ class HealthReport:
         }
 
 
-def apply_fix(collection: Collection, finding: Finding) -> Applied:
+def apply_fix(collection: Collection, finding: Finding, watch: Watch = Watch()) -> Applied:
     """Do what the finding offers, as one undoable entry of the journal. Items that are gone meanwhile are left out.
 
     Raises:
@@ -155,4 +192,4 @@ def apply_fix(collection: Collection, finding: Finding) -> Applied:
     if finding.fix is None:
         raise StudioError("there is no fix for this by itself", field="finding", came=finding.kind)
     known = set(collection.ids)
-    return finding.fix.apply(collection, [id for id in finding.items if id in known], finding.files)
+    return finding.fix.apply(collection, [id for id in finding.items if id in known], finding.files, watch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from lib_lora.dataset.consolidate import subsumed
 from lib_lora.dataset.edits import Add, Dedupe, Subsume
@@ -304,4 +304,10 @@ def one_off_tags(view: View) -> Iterator[Finding]:
             f"{many(len(found), 'tag')} on one picture only: {some(sorted(found))}",
             view.in_order(id for ids in found.values() for id in ids),
             tags=tuple(sorted(found)),
+            fix=tag_fix("Remove them", "remove tags of one picture", _without(found)),
         )
+
+
+def _without(forms: Container[str]) -> Callable[[list[str]], list[str]]:
+    """``forms``: tags in plain form."""
+    return lambda tags: [tag for tag in tags if plain(tag) not in forms]
