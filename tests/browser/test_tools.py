@@ -204,7 +204,7 @@ def test_a_smaller_lora_is_made_looked_at_and_given_a_title(tools, loras):
     tools(".ls-tool-run .ls-bars").hover()
     assert re.match(r"(BASE|IN|M|OUT)\d*: norm [\d.]+", tools(".ls-tool-run .ls-readout").inner_text())
     tools(".ls-metadata > summary").click()
-    tools(".ls-metadata").get_by_label("Title").fill("A title, with a comma")
+    tools(".ls-metadata").get_by_label("Title", exact=True).fill("A title, with a comma")
     tools(".ls-metadata").get_by_role("button", name="Remove ss_tag_frequency").click()
     tools.button("Write into the file").click()
 
