@@ -65,7 +65,10 @@ def server(start_webui, tmp_path_factory) -> WebuiServer:
     checkpoint = prepare_data_dir(data)
     write_loras(checkpoint, data / "models" / "Lora")
     write_tuned(checkpoint, checkpoint.parent / TUNED)
-    return start_webui("--api", data_dir=data)
+    started = start_webui("--api", data_dir=data)
+    # It loads its model behind its start, and cannot do so twice at once: a picture waits for that.
+    picture(started)
+    return started
 
 
 @pytest.fixture(scope="module")
