@@ -90,8 +90,10 @@ class Desk:
         return self('.ls-tile[aria-selected="true"]:visible').count()
 
     def caption(self, index: int) -> str | None:
-        path = self.folder / "10_zorb" / f"{index:02}.txt"
-        return path.read_text("utf-8") if path.exists() else None
+        try:
+            return (self.folder / "10_zorb" / f"{index:02}.txt").read_text("utf-8")
+        except FileNotFoundError:
+            return None
 
     def panel(self, name: str) -> None:
         self(".ls-side [role=tab]", has_text=name).click()
