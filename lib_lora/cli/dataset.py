@@ -87,21 +87,23 @@ def _flags(*options: type, **arguments: str) -> Callable[[argparse.ArgumentParse
 def _edit_flags(parser: argparse.ArgumentParser) -> None:
     from lib_lora.dataset.edits import EDITS
 
-    edits = parser.add_subparsers(metavar="EDIT", required=True, dest="edit")
-    for name in EDITS:
-        kind = EDITS.get(name)
-        sub = edits.add_parser(name, help=kind.help, description=kind.help, allow_abbrev=False)
-        _flags(kind, Chosen, EditOptions)(sub)
+    _one_of(parser, "edit", {name: (EDITS.get(name), EDITS.get(name).help) for name in EDITS}, EditOptions)
 
 
 def _picture_flags(parser: argparse.ArgumentParser) -> None:
     from lib_lora.dataset.picture_tools import TOOLS
 
-    tools = parser.add_subparsers(metavar="TOOL", required=True, dest="tool")
-    for name in TOOLS:
-        kind = TOOLS.get(name)
-        sub = tools.add_parser(name, help=kind.__doc__, description=kind.__doc__, allow_abbrev=False)
-        _flags(kind, Chosen, PictureOptions)(sub)
+    _one_of(parser, "tool", {name: (TOOLS.get(name), TOOLS.get(name).__doc__) for name in TOOLS}, PictureOptions)
+
+
+def _one_of(
+    parser: argparse.ArgumentParser, dest: str, kinds: dict[str, tuple[type, str | None]], options: type
+) -> None:
+    """A command for each kind, by its name: (option class, help)."""
+    commands = parser.add_subparsers(metavar=dest.upper(), required=True, dest=dest)
+    for name, (kind, help) in kinds.items():
+        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        _flags(kind, Chosen, options)(sub)
 
 
 def _caption_flags(parser: argparse.ArgumentParser) -> None:

@@ -152,11 +152,11 @@ class Add(TagEdit):
         return f"add {_listed(tags_in(self.tags))}"
 
 
-@edit("remove", "remove tags")
-@dataclass(frozen=True)
-class Remove(TagEdit):
-    tags: tuple[str, ...] = option((), "tags to remove, with commas between them; * and ? are wildcards")
-    exact: bool = option(False, _EXACT)
+class _MatchedTags(TagEdit):
+    """An edit of tags that are named in its option ``tags``."""
+
+    tags: tuple[str, ...]
+    exact: bool
 
     def __post_init__(self) -> None:
         _required_tags(self, "tags")
@@ -164,6 +164,13 @@ class Remove(TagEdit):
     @cached_property
     def _matchers(self) -> list[Callable[[str], bool]]:
         return [tag_matcher(tag, exact=self.exact) for tag in tags_in(self.tags)]
+
+
+@edit("remove", "remove tags")
+@dataclass(frozen=True)
+class Remove(_MatchedTags):
+    tags: tuple[str, ...] = option((), "tags to remove, with commas between them; * and ? are wildcards")
+    exact: bool = option(False, _EXACT)
 
     def change(self, tags: list[str], about: About) -> list[str]:
         return [tag for tag in tags if not any(matches(tag) for matches in self._matchers)]
@@ -300,16 +307,9 @@ class Shuffle(TagEdit):
 
 @edit("move_to_front", "put tags first, in the order given, where they are there")
 @dataclass(frozen=True)
-class MoveToFront(TagEdit):
+class MoveToFront(_MatchedTags):
     tags: tuple[str, ...] = option((), "tags, with commas between them; * and ? are wildcards")
     exact: bool = option(False, _EXACT)
-
-    def __post_init__(self) -> None:
-        _required_tags(self, "tags")
-
-    @cached_property
-    def _matchers(self) -> list[Callable[[str], bool]]:
-        return [tag_matcher(tag, exact=self.exact) for tag in tags_in(self.tags)]
 
     def change(self, tags: list[str], about: About) -> list[str]:
         front, rest = [], tags

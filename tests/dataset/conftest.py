@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from lib_lora.dataset.collection import Collection
+from tiny_dataset import noise
 
 
 @pytest.fixture
@@ -40,3 +41,19 @@ def opened(dataset):
     yield open_dataset
     for collection in collections:
         collection.close()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """One picture, with a caption of two lines, a byte order mark and Windows' line ends."""
+    folder = tmp_path / "2_zorb"
+    folder.mkdir()
+    noise(60, 40).save(folder / "a.png")
+    (folder / "a.txt").write_bytes("\ufeffzorb, dress\r\nsecond line\r\n".encode())
+    return folder
+
+
+@pytest.fixture
+def collection(folder):
+    with Collection.open(folder) as collection:
+        yield collection

@@ -12,30 +12,7 @@ from lib_lora.base.errors import StudioError
 from lib_lora.dataset.collection import Collection
 from lib_lora.dataset.masks import Stroke, paint_mask, remove_mask
 from lib_lora.dataset.records import scan
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    folder = tmp_path / "2_zorb"
-    folder.mkdir()
-    noise(60, 40).save(folder / "a.png")
-    (folder / "a.txt").write_bytes("\ufeffzorb, dress\r\nsecond line\r\n".encode())
-    return folder
-
-
-@pytest.fixture
-def collection(folder):
-    with Collection.open(folder) as collection:
-        yield collection
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
+from tiny_dataset import noise, pixels
 
 
 def id_of(collection: Collection, name: str = "a.png") -> int:
