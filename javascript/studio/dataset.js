@@ -18,21 +18,27 @@ import { Gallery } from "./dataset/gallery.js";
 import { Health } from "./dataset/health.js";
 import { History, tellConflicts } from "./dataset/history.js";
 import { ManyEditor } from "./dataset/many.js";
-import { Opening } from "./dataset/opening.js";
+import { Metadata } from "./dataset/metadata.js";
+import { Opening, unusual } from "./dataset/opening.js";
 import { quoted } from "./dataset/query.js";
 import { receivePictures } from "./dataset/receive.js";
 import { Selection } from "./dataset/selection.js";
 import { Dataset } from "./dataset/store.js";
+import { TagGroups } from "./dataset/tag_groups.js";
 import { TagLists } from "./dataset/tag_lists.js";
 import { Tagging } from "./dataset/tagging.js";
 import { TagTable } from "./dataset/tags.js";
+import { TaskView } from "./dataset/task.js";
 import { PictureTools } from "./dataset/tools.js";
+
+const WATCHED_FROM = 500; // an edit of more pictures shows how far it is
 
 export class DatasetTab {
   /**
    * @param {Object} schema the server's answer to `form`
    * @param {import("./live.js").Live} live
-   * @param {{train: (folder: string) => void, values: () => Object}} look the tab Train: to go there, and its values
+   * @param {{train: (place: {folder: string, caption_extension: string}) => void, values: () => Object}} look the tab
+   *   Train: to go there, and its values
    */
   constructor(schema, live, look) {
     Object.assign(this, { look, live });
@@ -45,6 +51,7 @@ export class DatasetTab {
       "div",
       { class: "ls-work", hidden: true },
       this.bar(),
+      this.task.element,
       this.notes,
       h(
         "div",
@@ -73,7 +80,8 @@ export class DatasetTab {
     const { dataset, selection, captions } = this;
     const edit = (name, values, ids) => this.edit(name, values, ids);
     const filterTag = (tag) => this.filter.add(quoted(tag));
-    this.history = new History(dataset, selection, captions);
+    this.task = new TaskView(dataset);
+    this.history = new History(dataset, selection, captions, { settle: () => this.editor.settle() });
     this.files = new Files(dataset, selection, captions);
     this.filter = new FilterBar(dataset, selection);
     this.gallery = new Gallery(dataset, selection, {
@@ -110,7 +118,12 @@ export class DatasetTab {
       ),
     );
     this.tags = new TagTable(dataset, selection, { filter: filterTag, edit });
-    this.batch = new Batch(dataset, selection, captions);
+    const groups = new TagGroups(() => {
+      this.tags.load();
+      this.editor.fetch();
+    });
+    this.batch = new Batch(dataset, selection, { edit });
+    this.metadata = new Metadata(dataset, selection, captions);
     const show = (ids) => this.show(ids);
     this.tagging = new Tagging(dataset, selection, captions, this.live, { show, edit });
     this.health = new Health(dataset, captions, { show, values: () => this.look.values() });
@@ -126,8 +139,8 @@ export class DatasetTab {
     this.panels = new Tabs(
       [
         panel("Caption", () => this.many.load(), this.nobody, this.single, this.many.element),
-        panel("Tags", () => this.tags.load(), this.tags.element, new TagLists().element),
-        panel("Edit", () => this.batch.preview(), this.batch.element),
+        panel("Tags", () => this.tags.load(), this.tags.element, new TagLists().element, groups.element),
+        panel("Edit", () => this.batch.preview(), this.batch.element, this.metadata.element),
         panel("Tagger", () => this.tagging.load(), this.tagging.element),
         panel("Health", () => this.health.load(), this.health.element),
         panel("Pictures", () => this.tools.load(), this.tools.element),
@@ -180,7 +193,7 @@ export class DatasetTab {
         title: "Look for files that other programs have changed",
       }),
       button("Another folder …", () => this.close()),
-      button("Train with this folder", () => this.look.train(this.dataset.folder), { kind: "primary" }),
+      button("Train with this folder", () => this.look.train(this.dataset.place), { kind: "primary" }),
     );
   }
 
@@ -199,12 +212,14 @@ export class DatasetTab {
 
   follow() {
     const { dataset } = this;
+    const begins = dataset.isOpen && this.work.hidden;
     show(this.opening.element, !dataset.isOpen);
     show(this.work, dataset.isOpen);
-    remember("dataset", dataset.folder);
+    if (begins) this.gallery.begin();
+    remember("dataset", dataset.folder && dataset.place);
     if (!dataset.isOpen) return;
     text(this.folder, fileName(dataset.folder));
-    text(this.path, dataset.folder);
+    text(this.path, [dataset.folder, unusual(dataset.reading)].filter(Boolean).join(", "));
     const { read_only, notes } = dataset.status;
     const words = [read_only, ...notes].filter(Boolean);
     if (words.join() !== this.said)
@@ -219,13 +234,14 @@ export class DatasetTab {
   begin() {
     if (this.begun) return;
     this.begun = true;
-    const folder = recall("dataset");
-    if (folder) this.opening.open(folder);
+    const { folder, ...reading } = recall("dataset", {});
+    if (folder) this.opening.open(folder, reading);
   }
 
-  open(folder) {
+  /** Unless it is open already, however it is read. */
+  open(folder, reading) {
     this.begun = true;
-    if (this.dataset.folder !== folder) this.opening.open(folder);
+    if (this.dataset.folder !== folder) this.opening.open(folder, reading);
   }
 
   async close() {
@@ -252,8 +268,14 @@ export class DatasetTab {
   /** One of the server's edits, wherever on the page it is asked for. */
   async edit(name, values, ids) {
     await this.captions.save();
-    const { conflicts } = await this.dataset.change("edit/apply", { edit: name, values, ids });
-    if (conflicts.length) tellConflicts(conflicts, this.dataset);
+    const body = { edit: name, values, ids };
+    let done;
+    if (ids.length > WATCHED_FROM) {
+      done = await this.task.run("edit/run", body);
+      await this.dataset.follow(done.status);
+    } else done = await this.dataset.change("edit/apply", body);
+    if (done.conflicts.length) tellConflicts(done.conflicts, this.dataset);
+    return done;
   }
 
   key(event) {

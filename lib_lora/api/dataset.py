@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from lib_lora.api import tag_lists
 from lib_lora.api.call import Call, not_found
 from lib_lora.api.forms import allowed_folder
 from lib_lora.api.guard import Refusal
-from lib_lora.api.open_datasets import DATASETS, OpenDataset
+from lib_lora.api.open_datasets import DATASETS, OpenDataset, Reading
 from lib_lora.api.studio import Studio
 from lib_lora.base.errors import StudioError
 from lib_lora.files.atomic import safe_name
@@ -22,31 +23,25 @@ from lib_lora.jobs.dataset_access import within
 
 if TYPE_CHECKING:
     from lib_lora.dataset.collection import Applied, Collection
-    from lib_lora.dataset.edits import Edit
     from lib_lora.dataset.items import Item
 
 _FIRST_WAIT_SECONDS = 0.3  # a small folder is open by then, and the page need not ask again
 _MOST_TAGS = 20_000
 _PORTION_TOKENS = 75
 _CAPTIONED, _NO_CAPTION, _PROBLEM = range(3)  # flags of the columns
-_TITLES = {
-    "dedupe": "Remove repeated tags",
-    "move_to_front": "Move tags to the front",
-    "subsume": "Leave out what a longer tag says",
-    "underscores": "Underscores or spaces",
-    "lower_case": "Lower case",
-    "from_name": "Caption from the file name",
-    "set": "Write one caption",
-}
 
 
 # Opening
 
 
 def open_folder(studio: Studio, call: Call) -> Any:
-    """Open a folder, in the background where it is large; its status."""
+    """Open a folder, in the background where it is large; its status.
+
+    ``caption_extension`` and ``recursive``: how it is read.
+    """
     folder = allowed_folder(call.given("folder", str), studio.host, field="folder")
-    found = DATASETS.open(folder, within(studio.host))
+    reading = Reading(str(call.body.get("caption_extension", ".txt")), call.body.get("recursive", True) is True)
+    found = DATASETS.open(folder, within(studio.host), reading)
     found.wait(_FIRST_WAIT_SECONDS)
     return status_view(found)
 
@@ -60,6 +55,7 @@ def status(studio: Studio, call: Call) -> Any:
 def status_view(found: OpenDataset) -> dict[str, Any]:
     """What a page asks for every second: whether anything has changed, and what can be undone."""
     view = {"id": found.id, "folder": str(found.folder), "opening": None, "error": None, "version": None}
+    view |= dataclasses.asdict(found.reading)
     if found.error is not None:
         return view | {"error": found.error.to_json()}
     if found.collection is None:
@@ -68,9 +64,10 @@ def status_view(found: OpenDataset) -> dict[str, Any]:
     if found.lost is not None:
         view |= {"error": found.lost.to_json()}
     collection = found.collection
+    version = f"{found.token}.{collection.version}"  # first: what follows is of this version, or newer
     undo, redo = _steps(collection)
     return view | {
-        "version": f"{found.token}.{collection.version}",
+        "version": version,
         "read_only": collection.read_only,
         "notes": list(collection.notes),
         "undo": undo,
@@ -184,9 +181,8 @@ def item(studio: Studio, call: Call) -> Any:
 
     collection = collection_of(studio, call)
     found = item_of(collection, call.path["item"])
-    known, counts = tag_lists.tag_lists(studio).known(), _counts(find(studio, call), collection)
-    category = tag_lists.category_of
-    tags = [{"tag": tag, "count": counts.get(tag, 0), "category": category(known, tag)} for tag in found.tags]
+    category, counts = tag_lists.categories(studio), _counts(find(studio, call), collection)
+    tags = [{"tag": tag, "count": counts.get(tag, 0), "category": category(tag)} for tag in found.tags]
     return {
         "id": found.id,
         "name": found.name,
@@ -232,11 +228,11 @@ def tags(studio: Studio, call: Call) -> Any:
     collection = collection_of(studio, call)
     ids = ids_in(call, collection) if "ids" in call.body else None
     counts = collection.tag_counts(ids)[:_MOST_TAGS]
-    known = tag_lists.tag_lists(studio).known()
+    category = tag_lists.categories(studio)
     return {
         "tags": [tag for tag, _ in counts],
         "counts": [count for _, count in counts],
-        "categories": [tag_lists.category_of(known, tag) for tag, _ in counts],
+        "categories": [category(tag) for tag, _ in counts],
     }
 
 
@@ -304,52 +300,7 @@ def _texts(call: Call, name: str) -> dict[int, str]:
     return {int(key): text for key, text in given.items()}
 
 
-# Edits of many
-
-
-def edits(studio: Studio, call: Call) -> Any:
-    """Every kind of edit with its options."""
-    from lib_lora.base.options import options_of
-    from lib_lora.dataset.edits import EDITS
-    from lib_lora.jobs.forms import option_view
-
-    views = []
-    for name in EDITS:
-        kind = EDITS.get(name)
-        options = [option_view(info) for info in options_of(kind)]
-        title = _TITLES.get(name, name.replace("_", " ").capitalize())
-        views.append({"name": name, "label": title, "help": _sentence(kind.help), "options": options, "defaults": {}})
-    return {"edits": views}
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def preview_edit(studio: Studio, call: Call) -> Any:
-    """What an edit would change: how many captions, and some of them before and after."""
-    collection = _with_categories(studio, collection_of(studio, call))
-    preview = collection.preview(_edit(call), ids_in(call, collection))
-    return {"changed": preview.changed, "examples": preview.examples}
-
-
-def apply_edit(studio: Studio, call: Call) -> Any:
-    """``empty``: captions of which nothing is left are deleted; otherwise they are conflicts."""
-    found, collection = find(studio, call), _with_categories(studio, collection_of(studio, call))
-    remove = call.body.get("empty") is True
-    return applied_view(found, collection.apply(_edit(call), ids_in(call, collection), remove_empty=remove))
-
-
-def _with_categories(studio: Studio, collection: Collection) -> Collection:
-    """The lists may have changed since the last edit."""
-    collection.categories = tag_lists.tag_lists(studio).known().ranks
-    return collection
-
-
-def _edit(call: Call) -> Edit:
-    from lib_lora.dataset.edits import make_edit
-
-    return make_edit(call.given("edit", str), call.given("values", dict))
+# History
 
 
 def undo(studio: Studio, call: Call) -> Any:
@@ -371,6 +322,23 @@ def history(studio: Studio, call: Call) -> Any:
             for each in reversed(entries)
         ]
     }
+
+
+def kept(studio: Studio, call: Call) -> Any:
+    """What the history takes on the disk."""
+    return dataclasses.asdict(collection_of(studio, call).kept())
+
+
+def empty_trash(studio: Studio, call: Call) -> Any:
+    found = find(studio, call)
+    collection_of(studio, call).empty_trash()
+    return applied_view(found)
+
+
+def forget_history(studio: Studio, call: Call) -> Any:
+    found = find(studio, call)
+    collection_of(studio, call).forget_history()
+    return applied_view(found)
 
 
 def applied_view(found: OpenDataset, *results: Applied | None) -> dict[str, Any]:

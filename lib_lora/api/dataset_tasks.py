@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ class Task:
     def __init__(self, number: int, work: Work) -> None:
         self.number = number
         self.progress = ("", 0, 0)
+        self._began = (time.monotonic(), 0)  # what is being done now, and how much of it was done then
         self.control = Control()
         self.result: Any = None
         self.error: StudioError | None = None
@@ -47,11 +49,10 @@ class Task:
         self._done.wait(seconds)
 
     def view(self) -> dict[str, Any]:
-        what, done, total = self.progress
         return {
             "task": self.number,
             "running": self.running,
-            "progress": {"what": what, "done": done, "total": total},
+            "progress": self._progress(),
             "error": self.error.to_json() if self.error else None,
             "stopped": self.control.stopping,
             "result": None if self.running else self.result,
@@ -69,7 +70,15 @@ class Task:
             self._done.set()
 
     def _tell(self, what: str, done: int, total: int) -> None:
+        if what != self.progress[0]:
+            self._began = (time.monotonic(), done)
         self.progress = (what, done, total)
+
+    def _progress(self) -> dict[str, Any]:
+        (what, done, total), (began, first) = self.progress, self._began
+        rate = (done - first) / max(1e-3, time.monotonic() - began)  # a second
+        left = (total - done) / rate if rate else None
+        return {"what": what, "done": done, "total": total, "rate": rate, "seconds_left": left}
 
 
 class Tasks:

@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,32 @@ _LOOK_SHARE = 0.05  # of the time at most, where the disk is slow
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a folder is read. Two readings of one folder are two open datasets, which no page takes from another; what is
+    done in one is seen in the other as another program's doing is, and both have the folder's one history.
+
+    Attributes:
+        caption_extension: of new captions, and of the caption that counts where a picture has several.
+        recursive: with the folders in it.
+    """
+
+    caption_extension: str = ".txt"
+    recursive: bool = True
+
+    def __post_init__(self) -> None:
+        from lib_lora.dataset.records import CAPTION_EXTENSIONS
+
+        if self.caption_extension not in CAPTION_EXTENSIONS:
+            came, allowed = self.caption_extension, CAPTION_EXTENSIONS
+            raise StudioError("not allowed", field="caption_extension", came=came, allowed=allowed)
+
+
 class OpenDataset:
     """A folder that is being opened, or is open.
 
     Attributes:
-        id: the same for the same folder, also after a restart.
+        id: the same for the same folder, read the same way, also after a restart.
         token: another one each time that the folder is opened; the pictures' numbers belong to it.
         collection: None until it is open.
         progress: (pictures read, pictures in all) while it is being opened.
@@ -37,8 +59,9 @@ class OpenDataset:
         within: as ``Collection.open`` has it.
     """
 
-    def __init__(self, folder: Path, within: tuple[Path, ...] | None = None) -> None:
-        self.id = _id(folder)
+    def __init__(self, folder: Path, within: tuple[Path, ...] | None = None, reading: Reading | None = None) -> None:
+        self.reading = reading or Reading()
+        self.id = _id(folder, self.reading)
         self.token = secrets.token_hex(4)
         self.folder = folder
         self.collection: Collection | None = None
@@ -64,6 +87,10 @@ class OpenDataset:
         """Somebody asks for it: it is not idle."""
         self._used = time.monotonic()
         return self
+
+    def holds(self, folder: Path) -> bool:
+        """Whether the pictures in ``folder`` are of this dataset."""
+        return folder == self.folder or (self.reading.recursive and self.folder in folder.parents)
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
         """Something that is made once for as long as the dataset is open."""
@@ -92,7 +119,13 @@ class OpenDataset:
         from lib_lora.dataset.collection import Collection
 
         try:
-            collection = Collection.open(self.folder, within=self.within, progress=self._count)
+            collection = Collection.open(
+                self.folder,
+                recursive=self.reading.recursive,
+                caption_extension=self.reading.caption_extension,
+                within=self.within,
+                progress=self._count,
+            )
         except StudioError as error:
             self.error = error
         except Exception as error:
@@ -136,7 +169,7 @@ class OpenDatasets:
         self._open: dict[str, OpenDataset] = {}
         self._lock = threading.Lock()
 
-    def open(self, folder: Path, within: tuple[Path, ...] | None = None) -> OpenDataset:
+    def open(self, folder: Path, within: tuple[Path, ...] | None = None, reading: Reading | None = None) -> OpenDataset:
         """The dataset in ``folder``; it is opened in the background where it is not open yet, or was for others.
 
         Args:
@@ -144,11 +177,12 @@ class OpenDatasets:
             within: as ``Collection.open`` has it.
         """
         self.close_idle()
+        id = _id(folder, reading or Reading())
         with self._lock:
-            found = self._open.get(_id(folder))
+            found = self._open.get(id)
             if found is not None and found.error is None and found.within == within:
                 return found.use()
-            new = self._open[_id(folder)] = OpenDataset(folder, within)
+            new = self._open[id] = OpenDataset(folder, within, reading)
             self._come_back()
         if found is not None:
             found.close()
@@ -161,10 +195,12 @@ class OpenDatasets:
             return found.use() if found else None
 
     def holding(self, folder: Path) -> OpenDataset | None:
-        """The innermost one that is open and in which ``folder`` lies, with links followed."""
+        """The innermost one that is open and in which ``folder`` lies, with links followed; of several readings of it
+        the one that was used last."""
         with self._lock:
-            found = (self._open.get(_id(each)) for each in (folder, *folder.parents))
-            return next((each.use() for each in found if each and each.collection), None)
+            holding = [each for each in self._open.values() if each.collection and each.holds(folder)]
+            found = max(holding, key=lambda each: (len(each.folder.parts), -each.idle_seconds), default=None)
+            return found.use() if found else None
 
     def close_idle(self, longer_than: float = IDLE_SECONDS) -> None:
         with self._lock:
@@ -201,5 +237,6 @@ def token_counter() -> Callable[[str], int] | None:
         return None
 
 
-def _id(folder: Path) -> str:
-    return hashlib.blake2b(str(folder).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+def _id(folder: Path, reading: Reading) -> str:
+    name = f"{folder}\0{reading.caption_extension}\0{reading.recursive}"
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -249,25 +249,20 @@ def _delete_captions(collection: Collection, flags: dict[str, Any]) -> int:
 
 def _picture(collection: Collection, flags: dict[str, Any]) -> int:
     from lib_lora.base.events import Progress
-    from lib_lora.base.signals import Control
-    from lib_lora.cli.progress import Printer, stop_on_ctrl_c
+    from lib_lora.cli.progress import watched
     from lib_lora.dataset.picture_tools import TOOLS, use_tool
 
     name, options, ids = flags.pop("tool"), _taken(PictureOptions, flags), _some(collection, flags)
     tool = _taken(TOOLS.get(name), flags)
-    control, printer = Control(), Printer()
-    with stop_on_ctrl_c(control):
-        try:
-            applied = use_tool(
-                collection,
-                ids,
-                tool,
-                over=options.over,
-                progress=lambda done, total: printer.show(Progress(name, done, total)),
-                control=control,
-            )
-        finally:
-            printer.close()
+    with watched() as (printer, control):
+        applied = use_tool(
+            collection,
+            ids,
+            tool,
+            over=options.over,
+            progress=lambda done, total: printer.show(Progress(name, done, total)),
+            control=control,
+        )
     return told(collection, applied) or (_STOPPED if control.stopping else 0)
 
 
@@ -315,7 +310,7 @@ def _health(collection: Collection, flags: dict[str, Any]) -> int:
     from lib_lora.models import clip_assets
 
     with contextlib.suppress(StudioError):  # the report says that tokens are not counted
-        collection.count_tokens = clip_assets.token_counter()
+        collection.count_tokens = clip_assets.token_counter(local_only=True)
     return run_health(collection, flags, told)
 
 
@@ -336,6 +331,19 @@ def _tag_flags(parser: argparse.ArgumentParser) -> None:
 
     add_flags(parser, Chosen)
     add_tag_flags(parser)
+
+
+def _mask(collection: Collection, flags: dict[str, Any]) -> int:
+    from lib_lora.cli.dataset_mask import run_mask
+
+    ids = chosen(collection, flags) if flags["act"] == "list" else _some(collection, flags)
+    return run_mask(collection, ids, flags, told)
+
+
+def _mask_flags(parser: argparse.ArgumentParser) -> None:
+    from lib_lora.cli.dataset_mask import add_mask_flags
+
+    add_mask_flags(parser, Chosen)
 
 
 _TARGET = "a folder of the dataset (relative), or another one"
@@ -362,6 +370,7 @@ COMMANDS = {
     ),
     "captions": Command("delete caption files", _delete_captions, _caption_flags),
     "picture": Command("make new pictures: crop, resize, split, flip", _picture, _picture_flags),
+    "mask": Command("make, list and remove masks, which say where the loss counts", _mask, _mask_flags),
     "metadata_in": Command("take captions from a metadata file", _metadata_in, _metadata_flags("MetadataIn")),
     "metadata_out": Command("write captions to a metadata file", _metadata_out, _metadata_flags("MetadataOut")),
 }

@@ -6,13 +6,11 @@ import argparse
 import functools
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lib_lora.base.events import Progress
 from lib_lora.base.options import add_flags, from_mapping
-from lib_lora.base.signals import Control
-from lib_lora.cli.progress import Printer, stop_on_ctrl_c
+from lib_lora.cli.progress import Printer, watched
 
 if TYPE_CHECKING:
     from lib_lora.dataset.collection import Applied, Collection
@@ -43,8 +41,8 @@ def run_health(collection: Collection, flags: dict[str, Any], told: Callable[[Co
 
     kinds, as_json = flags.pop("fix"), flags.pop("json")
     settings = from_mapping(HealthSettings, flags)
-    with _watched() as (tell, control):
-        report = health(collection, settings, tell, control)
+    with watched() as (printer, control):
+        report = health(collection, settings, _tell(printer), control)
     if report is None:
         return _STOPPED
     if as_json:
@@ -52,28 +50,22 @@ def run_health(collection: Collection, flags: dict[str, Any], told: Callable[[Co
     else:
         print("\n".join(report_lines(report)))
     status = 0
-    with _watched() as (tell, control):
+    with watched() as (printer, control):
         for finding in report.findings:
             if finding.kind in kinds and finding.fix is not None and not control.stopping:
-                watch = Watch(functools.partial(tell, finding.kind), control)
+                watch = Watch(functools.partial(_tell(printer), finding.kind), control)
                 status |= told(collection, apply_fix(collection, finding, watch))
     return _STOPPED if control.stopping else status
 
 
-@contextmanager
-def _watched() -> Iterator[tuple[Callable[[str, int, int], None], Control]]:
-    """(shows how far it is, Ctrl-C)"""
-    control, printer = Control(), Printer()
+def _tell(printer: Printer) -> Callable[[str, int, int], None]:
+    """Shows how far it is; the checks themselves take no time."""
 
     def tell(what: str, done: int, total: int) -> None:
         if what != "checking":
             printer.show(Progress(what, done, total))
 
-    with stop_on_ctrl_c(control):
-        try:
-            yield tell, control
-        finally:
-            printer.close()
+    return tell
 
 
 def report_lines(report: HealthReport) -> Iterator[str]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib_lora.base.events import ToolDone
 from lib_lora.base.options import add_flags, from_mapping, option, options_of
-from lib_lora.base.signals import Control
-from lib_lora.cli.progress import Printer, stop_on_ctrl_c
+from lib_lora.cli.progress import watched
 
 if TYPE_CHECKING:
     from lib_lora.dataset.collection import Applied, Collection
@@ -67,16 +66,12 @@ def run_tag(
         return _preview(collection, ids, config, options.tagger_dir)
     if options.from_scores:
         return told(collection, _stored(collection, config, options.tagger_dir).write(config, ids))
-    control, printer = Control(), Printer()
     report = None
-    with stop_on_ctrl_c(control):
-        try:
-            for event in tag(collection, ids, config, options.tagger_dir, control):
-                printer.show(event)
-                if isinstance(event, ToolDone):
-                    report = event.report
-        finally:
-            printer.close()
+    with watched() as (printer, control):
+        for event in tag(collection, ids, config, options.tagger_dir, control):
+            printer.show(event)
+            if isinstance(event, ToolDone):
+                report = event.report
     if report is None:
         return _STOPPED
     print(report_text(report))

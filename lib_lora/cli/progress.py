@@ -17,6 +17,7 @@ from lib_lora.base.events import (
     Paused,
     PreflightDone,
     Progress,
+    Removed,
     Resumed,
     SampleReady,
     Saved,
@@ -24,6 +25,8 @@ from lib_lora.base.events import (
     StepDone,
     TrainingEnded,
     TrainingStarted,
+    Validated,
+    WentBack,
 )
 from lib_lora.base.signals import Control
 from lib_lora.training.log import AVERAGE_STEPS
@@ -80,6 +83,13 @@ class Printer:
                 lr="/".join(f"{rate:.1e}" for rate in event.lr.values()),
                 refresh=False,
             )
+        elif isinstance(event, WentBack):
+            self._advance("steps", event.step, None, "step")
+        elif isinstance(event, Validated):
+            best = ", the lowest so far" if event.best else ""
+            self._line(f"held-out loss {event.loss:.5g} after step {event.step}{best}")
+        elif isinstance(event, Removed):
+            self._line(f"removed {event.path}")
         elif isinstance(event, (Saved, StateSaved)):
             self._line(f"saved {event.path}")
         elif isinstance(event, Paused):
@@ -128,6 +138,17 @@ class Printer:
         if self._bar is not None:
             self._bar.close()
         self._bar, self._what = None, ""
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[tuple[Printer, Control]]:
+    """What shows how far some work is, and what stops it at the first Ctrl-C."""
+    control, printer = Control(), Printer()
+    with stop_on_ctrl_c(control):
+        try:
+            yield printer, control
+        finally:
+            printer.close()
 
 
 def _found_out(event: PreflightDone) -> list[str]:

@@ -48,13 +48,9 @@ class Bounds:
             trusted: somebody asked for just this in this process or, as a seal shows, on this machine.
             folders: folders and where they lie, for many questions between which nothing is moved.
         """
-        folders = {} if folders is None else folders
-        real = self._place(name, folders, follow=follow)
-        if name.startswith(f"{HOME}/"):
-            return "" if _lies_in(real, self._home) else OUTSIDE
-        if not (trusted or _lies_in(real, self._real)) or not self.is_allowed(real):
-            return OUTSIDE
-        return ""
+        path = os.path.join(self._text, name)
+        is_followed = follow and os.path.islink(path)
+        return self._refusal(name, path, {} if folders is None else folders, is_followed=is_followed, trusted=trusted)
 
     def text_refusal(self, name: str, *, trusted: bool, folders: dict[str, str] | None = None) -> str:
         """The same for a file that is written. Through a link of its own it may not lead out, whoever asks for it:
@@ -65,16 +61,21 @@ class Bounds:
             real = os.path.realpath(path)
             if not _lies_in(real, self._real) and not _lies_in(real, os.path.realpath(os.path.dirname(path))):
                 return LINKED
-        return self.refusal(name, follow=is_link, trusted=trusted, folders=folders)
+        return self._refusal(name, path, {} if folders is None else folders, is_followed=is_link, trusted=trusted)
 
-    def _place(self, name: str, folders: dict[str, str], *, follow: bool) -> str:
-        path = os.path.join(self._text, name)
+    def _refusal(self, name: str, path: str, folders: dict[str, str], *, is_followed: bool, trusted: bool) -> str:
         folder, file = os.path.split(path)
-        if file in ("", os.curdir, os.pardir) or (follow and os.path.islink(path)):
-            return os.path.realpath(path)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        return os.path.join(folders[folder], file)
+        if is_followed or file in ("", os.curdir, os.pardir):
+            real = os.path.realpath(path)
+        else:
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            real = os.path.join(folders[folder], file)
+        if name.startswith(f"{HOME}/"):
+            return "" if _lies_in(real, self._home) else OUTSIDE
+        if not (trusted or _lies_in(real, self._real)) or not self.is_allowed(real):
+            return OUTSIDE
+        return ""
 
 
 def _lies_in(path: str, folder: str) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,6 @@ from lib_lora.dataset.items import (
     ItemMaker,
     Listing,
     PictureFile,
-    Stamp,
     caption_of,
     is_recent,
     is_text,
@@ -37,6 +37,7 @@ from lib_lora.dataset.journal import (
     Done,
     Entry,
     Journal,
+    Kept,
     Move,
     TextChange,
     read_bytes,
@@ -48,8 +49,10 @@ from lib_lora.dataset.tag_index import TagIndex, bits_of, ids_of
 from lib_lora.files.atomic import safe_name, write_bytes
 from lib_lora.files.captions import replace_caption
 from lib_lora.files.image_header import PICTURE_EXTENSIONS
+from lib_lora.files.stamps import Stamp, stamp_of
 
 _EXAMPLES = 20
+_LINE_END = re.compile(rb"\r?\n\Z")
 _STAGING_KEPT_S = 30 * 86_400.0
 
 
@@ -163,6 +166,7 @@ class Collection:
         self._tokens: dict[int, tuple[str, int]] = {}
         self._sequence: tuple[Item, ...] | None = None  # this and the next: made of the items when asked for
         self._columns: Columns | None = None
+        self._line_end: bytes | None = None  # of caption files
         self.read_only = self._open_journal()
         self._maker = ItemMaker(str(folder), self._headers)
         self._relist(self._list(), progress)
@@ -338,6 +342,11 @@ class Collection:
 
     # Editing captions
 
+    def edited(self, edit: Edit, ids: Iterable[int]) -> tuple[dict[int, str], list[tuple[int, str]]]:
+        """New captions by id, where they differ; and what cannot be edited."""
+        with self._lock:
+            return self._edited(edit, ids)
+
     def preview(self, edit: Edit, ids: Iterable[int]) -> EditPreview:
         """What ``apply`` would do."""
         with self._lock:
@@ -447,6 +456,23 @@ class Collection:
         """What can be undone, and what can be redone, oldest first."""
         with self._lock:
             return self._journal.history()
+
+    def kept(self) -> Kept:
+        """What the history and the trash take on the disk."""
+        with self._lock:
+            return self._journal.kept()
+
+    def empty_trash(self) -> None:
+        """Delete what is in the trash for good; undoing its deletion finds nothing then."""
+        with self._writing():
+            self._journal.empty_trash()
+            self.version += 1
+
+    def forget_history(self) -> None:
+        """Forget what was done, and empty the trash: nothing of before can be undone. First captions are kept."""
+        with self._writing():
+            self._journal.forget()
+            self.version += 1
 
     def refresh(self) -> Changes:
         """Take in what others have done to the folder.
@@ -559,7 +585,8 @@ class Collection:
                 if why:
                     return Applied(None, what, [], conflicts=[(name, f"{file} {why}")])
                 old = read_bytes(self._place(file))
-                changes.append(TextChange(file, old, replace_caption(old or b"", caption, file)))
+                new = replace_caption(old, caption, file) if old else self._new_caption(caption)
+                changes.append(TextChange(file, old, new))
             return self._change_files(changes, what, [])
 
     # What the above is made of
@@ -619,7 +646,8 @@ class Collection:
             if problem:
                 conflicts.append((number, problem))
             else:
-                files[name] = replace_caption(item.caption_data or b"", text, name) if text else None
+                old = item.caption_data
+                files[name] = (replace_caption(old, text, name) if old else self._new_caption(text)) if text else None
         return self._write_files(files, what, group=group, conflicts=conflicts)
 
     def _write_files(
@@ -653,7 +681,7 @@ class Collection:
 
     def _has_changed(self, name: str) -> bool:
         """Whether a caption file is another than it was read; if it is, it is known by its content."""
-        stamp = _stamp(self._place(name))
+        stamp = stamp_of(self._place(name))
         if stamp is not None and stamp == self._stamps.get(name):
             return False
         return read_bytes(self._place(name)) != self._data(name)
@@ -661,6 +689,14 @@ class Collection:
     def _data(self, name: str) -> bytes | None:
         users = self._users.get(name)
         return self._items[users[0]].caption_data if users else None
+
+    def _new_caption(self, text: str) -> bytes:
+        """A new caption file, which ends as the others do: with a line break or without."""
+        if self._line_end is None:
+            datas = (item.caption_data for item in self._items.values() if item.caption_data)
+            ending = _LINE_END.search(next(datas, b""))
+            self._line_end = ending[0] if ending else b""
+        return text.encode("utf-8") + self._line_end
 
     def _caption_file(self, item: Item) -> str:
         """The picture's caption file, also one that is not there yet."""
@@ -739,25 +775,26 @@ class Collection:
         return any(len(self._listing.pictures[name].captions) > 1 for name in pictures)
 
     def _take_texts(self, changes: Iterable[Change]) -> list[int]:
-        """Put the new content of caption files into their items; ids."""
+        """Put the new content of caption files into their items; ids. They were written just now, so that another write
+        may leave their stamps as they are: they have to be read again."""
         changed = []
         for change in changes:
             if isinstance(change, TextChange):
                 read = CaptionRead() if change.new is None else caption_of(change.new, change.name)
-                self._keep_stamp(change.name, _stamp(self._place(change.name)))
+                self._stamps[change.name] = None
                 changed += self._replace_caption(change.name, read)
         return sorted(changed)
 
     def _read_again(self, name: str) -> None:
         """A caption file was changed by others."""
-        stamp = _stamp(self._place(name))
+        stamp = stamp_of(self._place(name))
         why = self._bounds.refusal(name, follow=True, trusted=True)
         self._replace_caption(name, CaptionRead(problem=why) if why else read_caption_file(self._place(name)))
         self._keep_stamp(name, stamp)
         self.version += 1
 
     def _keep_stamp(self, name: str, stamp: Stamp | None) -> None:
-        """Of a file that was written just now another write may leave the stamp as it is: it has to be read again."""
+        """Of a file that was written lately another write may leave the stamp as it is: it has to be read again."""
         self._stamps[name] = None if stamp is None or is_recent(stamp, time.time_ns()) else stamp
 
     def _replace_caption(self, name: str, read: CaptionRead) -> list[int]:
@@ -843,7 +880,7 @@ class Collection:
         self._listing, self._items, self._order = listing, items, list(items)
         self._is_in_order = self._order == sorted(self._order)
         self._every = bits_of(items)
-        self._sequence = self._columns = None
+        self._sequence = self._columns = self._line_end = None
         self.orphans = sorted(listing.orphans, key=natural_key)
         self._users = {}
         for item in items.values():
@@ -940,14 +977,6 @@ def _unwritable(item: Item, text: str, *, remove_empty: bool) -> str:
     if not is_text(text) or "\0" in text:
         return "holds half a character"
     return ""
-
-
-def _stamp(path: str) -> Stamp | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _remove_old(folder: Path) -> None:

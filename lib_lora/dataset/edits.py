@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import cached_property
@@ -21,6 +21,7 @@ from lib_lora.base.seeds import derive_seed
 from lib_lora.dataset.consolidate import subsume
 from lib_lora.dataset.tag_groups import kaomoji, plain
 from lib_lora.dataset.tags import split_caption
+from lib_lora.text.captions import JOINED_BY
 
 EDITS: Registry[type[Edit]] = Registry("edit")
 E = TypeVar("E", bound="type[Edit]")
@@ -396,11 +397,22 @@ def combine(old: str, new: str, policy: str) -> str:
         return old
     if policy in ("if_empty", "overwrite") or not old.strip():
         return new
-    have, parts = {plain(tag) for tag in split_caption(old).tags}, split_caption(new)
-    more = parts.with_tags(tag for tag in parts.tags if plain(tag) not in have)
-    if not more or more in old:
-        return old
-    return ", ".join([more, old] if policy == "prepend" else [old, more])
+    parts = split_caption(new)
+    more = parts.with_tags(lacking(old, split_caption(old).tags, parts.tags))
+    return old if more in old else beside(old, more, policy)
+
+
+def lacking(caption: str, its_parts: Iterable[str], parts: Iterable[str]) -> list[str]:
+    """Those of ``parts`` that the caption does not have, whichever way they are written."""
+    there = {plain(part) for part in its_parts}
+    # A sentence with commas may have been taken for tags.
+    return [part for part in parts if plain(part) not in there and not ("," in part and part in caption)]
+
+
+def beside(old: str, more: str, policy: str) -> str:
+    """``policy``: "prepend" or "append"."""
+    old = old.strip().rstrip(",").rstrip()
+    return JOINED_BY.join([more, old] if policy == "prepend" else [old, more])
 
 
 @edit("from_name", "take the caption from the picture's file name")

@@ -14,6 +14,7 @@ from lib_lora.dataset.records import ImageRecord
 from lib_lora.files.image_header import open_image, orientation, unreadable
 
 WHITE = (255, 255, 255)
+Crop = tuple[int, int]  # (left, top) in px of the resized picture
 
 # EXIF 2.32, tag 0x0112: what is to be done to the stored pixels so that the picture stands upright.
 _UPRIGHT = {
@@ -75,8 +76,8 @@ def upright(image: Image.Image, turn: int) -> Image.Image:
     return image if turn == 1 else image.transpose(_UPRIGHT[turn])
 
 
-def fit_to_bucket(image: Image.Image, bucket: Bucket) -> FittedImage:
-    """Scale ``image`` (RGB) to ``bucket.resized`` and cut ``bucket.resolution`` out of its middle.
+def fit_to_bucket(image: Image.Image, bucket: Bucket, crop: Crop | None = None) -> FittedImage:
+    """Scale ``image`` (RGB) to ``bucket.resized`` and cut ``bucket.resolution`` out of its middle, or at ``crop``.
 
     Lanczos in both directions: Pillow widens the filter when it shrinks, so that fine patterns do not alias,
     and gives the same pixels on every system.
@@ -84,8 +85,23 @@ def fit_to_bucket(image: Image.Image, bucket: Bucket) -> FittedImage:
     (width, height), (full_width, full_height) = bucket.resolution, bucket.resized
     if full_width < width or full_height < height:
         raise ValueError(f"a picture resized to {bucket.resized} does not cover its bucket {bucket.resolution}")
-    left, top = (full_width - width) // 2, (full_height - height) // 2
-    # Only what stays is computed: a strip of 1 x 3000 px resized whole would fill the memory.
+    left, top = crop or middle_crop(bucket)
+    fitted = _resized_crop(image, bucket, left, top, Image.Resampling.LANCZOS)
+    return FittedImage(np.array(fitted, dtype=np.uint8), (top, left), image.size)
+
+
+def middle_crop(bucket: Bucket) -> Crop:
+    """Where the crop begins that leaves as much on both sides."""
+    (width, height), (full_width, full_height) = bucket.resolution, bucket.resized
+    return (full_width - width) // 2, (full_height - height) // 2
+
+
+def _resized_crop(image: Image.Image, bucket: Bucket, left: int, top: int, how: Image.Resampling) -> Image.Image:
+    """The bucket's part of the resized picture, which begins at ``left`` and ``top``, in px of that.
+
+    Only what stays is computed: a strip of 1 x 3000 px resized whole would fill the memory.
+    """
+    (width, height), (full_width, full_height) = bucket.resolution, bucket.resized
     across, down = image.width / full_width, image.height / full_height
     box = (
         left * across,
@@ -93,14 +109,21 @@ def fit_to_bucket(image: Image.Image, bucket: Bucket) -> FittedImage:
         min((left + width) * across, image.width),
         min((top + height) * down, image.height),
     )
-    fitted = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
-    return FittedImage(np.array(fitted, dtype=np.uint8), (top, left), image.size)
+    return image.resize((width, height), how, box=box)
 
 
 def load_fitted(
-    record: ImageRecord, bucket: Bucket, background: tuple[int, int, int] = WHITE, *, flipped: bool = False
+    record: ImageRecord,
+    bucket: Bucket,
+    background: tuple[int, int, int] = WHITE,
+    *,
+    crop: Crop | None = None,
+    flipped: bool = False,
 ) -> FittedImage:
     """The pixels of a planned picture, or of its mirror image.
+
+    Args:
+        crop: of the picture before it is mirrored; None is the middle.
 
     Raises:
         StudioError: as ``load_image``, or the picture has another size than when it was planned.
@@ -114,15 +137,71 @@ def load_fitted(
             came=_size_text(image.size),
             allowed=_size_text(planned),
         )
-    fitted = fit_to_bucket(image, bucket)
+    fitted = fit_to_bucket(image, bucket, crop)
     return fitted.flipped(bucket.resized[0]) if flipped else fitted
+
+
+def load_fitted_mask(
+    record: ImageRecord, bucket: Bucket, *, crop: Crop | None = None, flipped: bool = False
+) -> np.ndarray | None:
+    """The mask of a planned picture, cut as the picture is: uint8 [h, w], 255 where the loss counts.
+
+    Returns:
+        None where the picture has none.
+
+    Raises:
+        StudioError: as ``load_image``, or the mask has another size than its picture.
+    """
+    if record.mask is None:
+        return None
+    mask = load_image(record.mask).convert("L")
+    if mask.size != (record.width_px, record.height_px):
+        raise StudioError(
+            "the mask has another size than its picture",
+            file=record.mask,
+            came=_size_text(mask.size),
+            allowed=_size_text((record.width_px, record.height_px)),
+        )
+    return _fitted_mask(mask, bucket, crop, flipped)
+
+
+def load_fitted_alpha(
+    record: ImageRecord, bucket: Bucket, *, crop: Crop | None = None, flipped: bool = False
+) -> np.ndarray | None:
+    """How opaque a planned picture is, cut as it is: uint8 [h, w]; None where it has no transparency.
+
+    Raises:
+        StudioError: the picture cannot be read.
+    """
+    try:
+        with open_image(record.path) as image:
+            turn = orientation(image)
+            if not _is_transparent(image):
+                return None
+            alpha = image.convert("RGBA").getchannel("A")
+    except StudioError:
+        raise
+    except Exception as fault:  # decoders raise nearly anything on damaged data
+        raise unreadable(record.path, fault) from fault
+    return _fitted_mask(upright(alpha, turn), bucket, crop, flipped)
+
+
+def _fitted_mask(mask: Image.Image, bucket: Bucket, crop: Crop | None, flipped: bool) -> np.ndarray:
+    """Averaged: Lanczos would leave rings around the edge, where the loss would count negatively."""
+    left, top = crop or middle_crop(bucket)
+    fitted = np.array(_resized_crop(mask, bucket, left, top, Image.Resampling.BOX), dtype=np.uint8)
+    return np.ascontiguousarray(fitted[:, ::-1]) if flipped else fitted
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """8-bit RGB, with transparency laid on ``background``."""
     if image.mode.startswith("I"):
         return _from_16_bit_grey(image)
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+    if _is_transparent(image):
         transparent = image.convert("RGBA")
         canvas = Image.new("RGBA", transparent.size, (*background, 255))
         return Image.alpha_composite(canvas, transparent).convert("RGB")

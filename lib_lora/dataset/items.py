@@ -21,6 +21,7 @@ from lib_lora.dataset.records import CAPTION_EXTENSIONS, MASK_FOLDER, REG_FOLDER
 from lib_lora.dataset.tags import split_caption
 from lib_lora.files.captions import decode_text, parse_caption
 from lib_lora.files.image_header import PICTURE_EXTENSIONS, ImageHeader, read_header
+from lib_lora.files.stamps import Stamp
 from lib_lora.files.walk import walk
 
 EMPTY_CAPTION = "the caption file is empty"
@@ -28,9 +29,9 @@ _LEADS_OUT = "a link to outside the host's folders; left out"
 _RECENT_NS = 2_000_000_000  # FAT keeps times to 2 s: what was written in the same 2 s may have changed unseen
 
 _READERS, _SHARE = 8, 50  # threads, and the pictures that one reads at a time
+_WAITING = 3  # times the processor's time: less than that others that want the processor take, and no disk
 
 S, R = TypeVar("S"), TypeVar("R")
-Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def _soon(read: Callable[[S], R], shares: Sequence[S], pool: ThreadPoolExecutor)
         began, worked = time.perf_counter(), time.thread_time()
         yield read(share)
         worked, took = time.thread_time() - worked, time.perf_counter() - began
-        if took - worked > worked:
+        if took > _WAITING * worked:
             yield from pool.map(read, shares[number:])
             return
 
@@ -340,26 +341,28 @@ class HeaderCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, list[Any]] = _read_json(path).get(str(self._VERSION), {})
-        self._used: dict[str, list[Any]] = {}
+        self._used: dict[str, _Header] = {}
 
     def header(self, path: str, name: str, stamp: Stamp) -> tuple[ImageHeader | None, str | None]:
         """The header, or what is wrong with the picture."""
-        known = self._used.get(name)
-        if known is None or tuple(known[:2]) != stamp:
-            known = self._known.get(name, [])
+        used = self._used.get(name)
+        if used is None or used[0] != stamp:
+            used = self._used[name] = (stamp, *(self._kept(name, stamp) or _read_header(path)))
+        return used[1], used[2]
+
+    def _kept(self, name: str, stamp: Stamp) -> tuple[ImageHeader | None, str | None] | None:
+        """What an earlier process has read; None where the picture is another since."""
+        known = self._known.get(name, [])
         if len(known) != _FIELDS or tuple(known[:2]) != stamp:
-            known = [*stamp, *_read_header(path)]
-        self._used[name] = known
+            return None
         _, _, width, height, mode, animated, problem = known
-        if problem:
-            return None, problem
-        return ImageHeader(width, height, sys.intern(mode), animated), None
+        return (None, problem) if problem else (ImageHeader(width, height, sys.intern(mode), animated), None)
 
     def content(self) -> bytes | None:
         """The file's new content; None where it would be the old one. Pictures not asked for are forgotten."""
         # What was written just now may change again within the same tick of the clock.
         limit = time.time_ns() - _RECENT_NS
-        kept = {name: known for name, known in self._used.items() if known[1] < limit}
+        kept = {name: _to_json(used) for name, used in self._used.items() if used[0][1] < limit}
         if kept == self._known:
             return None
         self._known = kept
@@ -367,14 +370,21 @@ class HeaderCache:
 
 
 _FIELDS = 7
+_Header = tuple[Stamp, "ImageHeader | None", "str | None"]  # as it was when the header was read; and what is wrong
 
 
-def _read_header(path: str) -> tuple[int, int, str, bool, str | None]:
+def _to_json(read: _Header) -> list[Any]:
+    stamp, header, problem = read
+    if header is None:
+        return [*stamp, 0, 0, "", False, problem]
+    return [*stamp, header.width_px, header.height_px, header.mode, header.animated, None]
+
+
+def _read_header(path: str) -> tuple[ImageHeader | None, str | None]:
     try:
-        header = read_header(path)
+        return read_header(path), None
     except StudioError as fault:
-        return 0, 0, "", False, fault.problem
-    return header.width_px, header.height_px, header.mode, header.animated, None
+        return None, fault.problem
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from lib_lora.dataset.records import HOME
 from lib_lora.files.atomic import atomic_write, lock_file, remove_leftovers, replace_files, sync_folder, write_bytes
 
 _LOCK_WAIT_S = 30.0
+_BEGINNING_BYTES = 200  # more than the first operation's time
 _INLINE_BYTES = 4096  # larger lists of changes go into a file of their own, so that the journal stays quick to read
 
 CHANGED_OUTSIDE = "was changed by another program; nothing was written"
@@ -122,6 +123,15 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What the history takes on the disk: files in the trash and their bytes, bytes of the edits."""
+
+    trash_files: int
+    trash_bytes: int
+    history_bytes: int
+
+
+@dataclass(frozen=True)
 class Done:
     """What an operation did.
 
@@ -140,7 +150,7 @@ class Done:
 @dataclass
 class _Operation:
     number: int
-    do: str  # "edit", "undo" or "redo"
+    do: str  # "edit", "undo", "redo", or "forget", with which a journal begins anew
     time: float
     what: str = ""
     group: str | None = None
@@ -164,6 +174,7 @@ class Journal:
         self.home = root / HOME
         self._path = self.home / "journal.jsonl"
         self._offset = 0  # how far the file has been read
+        self._beginning = b""  # of that file
         self._operations: dict[int, _Operation] = {}  # by number, which rises
         self._undone: set[int] = set()
         self._history: list[Entry] | None = None
@@ -192,9 +203,9 @@ class Journal:
         """
         try:
             size = self._path.stat().st_size if self._path.exists() else 0
-            if size < self._offset:  # another journal has taken its place
-                self._offset, self._operations, self._undone, self._first = 0, {}, set(), None
-                self._history = None
+            # Another journal has taken its place.
+            if size < self._offset or (size > self._offset and self._has_another_beginning()):
+                self._start_over()
             if size == self._offset:
                 self._was_read = True
                 return []
@@ -211,6 +222,21 @@ class Journal:
             self._offset += len(line)
         new = [operation for number, operation in self._operations.items() if number not in known]
         return [change for operation in new for change in self._changes(operation)] if was_read else []
+
+    def _start_over(self) -> None:
+        self._offset, self._operations, self._undone, self._first = 0, {}, set(), None
+        self._history, self._beginning = None, self._read_beginning()
+
+    def _has_another_beginning(self) -> bool:
+        """Whether the file is another than the one that was read; its beginning is kept. Each line has its own time."""
+        before, self._beginning = self._beginning, self._read_beginning()
+        return not self._beginning.startswith(before)
+
+    def _read_beginning(self) -> bytes:
+        if not self._path.exists():
+            return b""
+        with open(self._path, "rb") as file:
+            return file.read(_BEGINNING_BYTES)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[list[Change]]:
@@ -280,6 +306,48 @@ class Journal:
                     name, text = json.loads(line)
                     self._first[name] = _bytes(text)
         return self._first
+
+    # What it takes on the disk
+
+    def kept(self) -> Kept:
+        trash = [path.lstat().st_size for path in self._files("trash")]
+        edits = [path.lstat().st_size for path in [*self._files("edits"), *self.home.glob(self._path.name)]]
+        return Kept(len(trash), sum(trash), sum(edits))
+
+    def empty_trash(self) -> None:
+        """Delete for good what was deleted: undone, it does not come back. To be called locked.
+
+        Raises:
+            StudioError: the system refuses; the rest is there still.
+        """
+        self._delete("trash")
+
+    def forget(self) -> None:
+        """Begin anew: nothing that was done can be undone or redone, and the trash is emptied. The first captions are
+        kept. To be called locked.
+
+        Raises:
+            StudioError: as ``empty_trash``.
+        """
+        number = self.next_number  # numbers go on: they name what is in the trash, and seals are made of them
+        lines = [{"number": number, "do": "forget", "time": time.time()}, {"done": number, "left": []}]
+        write_bytes(self._path, b"".join(json.dumps(line).encode("ascii") + b"\n" for line in lines))
+        self._start_over()
+        self.read()
+        self._delete("edits")
+        self._delete("trash")
+
+    def _files(self, folder: str) -> list[Path]:
+        found = os.walk(self.home / folder)
+        return [Path(place, name) for place, _, names in found for name in names]
+
+    def _delete(self, folder: str) -> None:
+        try:
+            if (self.home / folder).is_dir():
+                shutil.rmtree(self.home / folder)
+        except OSError as fault:
+            problem = f"cannot be deleted: {fault.strerror or fault}"
+            raise StudioError(problem, file=fault.filename or self.home / folder) from fault
 
     # What was done
 
@@ -405,6 +473,7 @@ class Journal:
             values |= body
         operation.offset = self._offset
         self._offset += _append(self._path, [values], self._offset)
+        self._beginning = self._beginning or self._read_beginning()
         self._enter(operation)
 
     def _lead_out(self, changes: Sequence[Change]) -> bool:

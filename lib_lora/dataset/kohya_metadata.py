@@ -62,7 +62,11 @@ def read_metadata(path: str | Path) -> dict[str, tuple[str, str]]:
     Raises:
         StudioError: the file cannot be read, or is no such file.
     """
-    text = read_text(path)
+    return parse_metadata(read_text(path), path)
+
+
+def parse_metadata(text: str, path: str | Path) -> dict[str, tuple[str, str]]:
+    """The same of a file's text; ``path`` says which of the two forms it has."""
     try:
         entries = _lines(text) if str(path).lower().endswith(".jsonl") else json.loads(text)
     except ValueError as fault:

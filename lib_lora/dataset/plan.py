@@ -97,6 +97,9 @@ class Plan:
         steps_per_epoch: ceil(batches_per_epoch / (processes * gradient_accumulation_steps)).
         epochs: begun ones, where the number of steps is given.
         treatment: what is done to pictures and captions before they are shown, one sentence each.
+        validation: of the pictures that are held out, each once; None without any.
+        targets: where pictures come in pairs, the same plan of the second ones: image for image, entry for entry.
+        noise: there are no pictures: each sample is noise alone, of its bucket's size.
     """
 
     train: Scan
@@ -114,6 +117,9 @@ class Plan:
     epochs: int
     notes: tuple[str, ...] = ()
     treatment: tuple[str, ...] = ()
+    validation: Plan | None = None
+    targets: Plan | None = None
+    noise: bool = False
 
     @property
     def train_samples(self) -> int:
@@ -127,7 +133,8 @@ class Plan:
 
     def describe(self) -> str:
         """The plan as text for a terminal."""
-        parts = [_describe_data(self), _describe_buckets(self), _describe_steps(self)]
+        samples = [_describe_noise(self)] if self.noise else [_describe_data(self), _describe_buckets(self)]
+        parts = [*samples, _describe_steps(self)]
         parts += [_section("Treatment", self.treatment), _section("Please note", self.notes), _describe_left_out(self)]
         return "\n\n".join(part for part in parts if part)
 
@@ -507,6 +514,10 @@ def _describe_data(plan: Plan) -> str:
         reg_pictures = _many(len(plan.images) - pictures, "picture")
         title += f"; regularisation: {reg_pictures}, {_many(plan.reg_samples, 'sample')}"
     return "\n".join([title, *(f"  {line}" for line in lines)])
+
+
+def _describe_noise(plan: Plan) -> str:
+    return f"No pictures: {_many(plan.train_samples, 'sample')} of noise an epoch, {_size_text(plan.rules.resolution)}"
 
 
 def _concepts(plan: Plan) -> str:

@@ -23,6 +23,7 @@ CAPTION_EXTENSIONS = (".txt", ".caption")
 REG_FOLDER_NAMES = frozenset({"reg", "regularization", "regularisation", "reg_data"})
 HOME = ".lora_studio"  # the folder in a dataset that holds the editor's journal, trash and caches
 MASK_FOLDER = "masks"  # beside the pictures: <stem>.png, grey, of the upright picture's size, white = the loss counts
+SETTINGS_FILE = "lora_studio.toml"  # beside the pictures: options that the folder has for itself
 MAX_REPEATS = 10_000
 OTHER_PICTURE_EXTENSIONS = frozenset(
     {
@@ -62,12 +63,13 @@ class ImageRecord:
 
     Attributes:
         path: the picture.
-        caption: from the caption file, else the folder's name.
+        caption: from the caption file, else the folder's name; one line, unless ``scan`` was asked for all.
         width_px, height_px: after EXIF rotation.
         repeats: how often an epoch shows it.
         regularisation: it holds the model's idea of the class, with ``prior_loss_weight``.
         concept: the folder's name without its repeat count.
         mask: a picture that says where the loss counts.
+        settings: the file of options that the picture's folder has for itself.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class ImageRecord:
     regularisation: bool
     concept: str
     mask: Path | None = None
+    settings: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,6 @@ class Scan:
         faults: damaged pictures and captions; ``raise_for_faults`` refuses to go on with them.
         notes: what a person should know, one sentence each.
         reg_folders: folders of regularisation pictures found inside, to be offered as ``reg_data_dir``.
-        orphans: caption files that no picture belongs to.
     """
 
     folder: Path
@@ -124,7 +126,6 @@ class Scan:
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
     reg_folders: tuple[Path, ...] = ()
-    orphans: tuple[Path, ...] = ()
 
     def without_faults(self) -> Scan:
         """What is sound of it."""
@@ -147,6 +148,7 @@ def scan(
     caption_extension: str = ".txt",
     regularisation: bool = False,
     default_repeats: int = 1,
+    all_lines: bool = False,
     exclude: Iterable[str | Path] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
@@ -157,6 +159,7 @@ def scan(
         caption_extension: of ".txt" and ".caption", the one that wins where a picture has both.
         regularisation: the folder is ``reg_data_dir``.
         default_repeats: for a flat folder, whose name has no repeat count.
+        all_lines: captions keep all their lines; otherwise the first one counts.
         exclude: folders inside that are something else (``reg_data_dir``, ``output_dir``); left out, and said so.
         progress: called with (pictures read, pictures in all).
 
@@ -167,7 +170,7 @@ def scan(
     root = _checked_root(folder, option)
     if caption_extension.lower() not in CAPTION_EXTENSIONS:
         raise StudioError("not allowed", field="caption_extension", came=caption_extension, allowed=CAPTION_EXTENSIONS)
-    finds = _Finds(caption_extension.lower(), regularisation)
+    finds = _Finds(caption_extension.lower(), regularisation, all_lines)
     tree = _Tree(root, finds, {os.path.realpath(path) for path in exclude})
     used = _choose_folders(tree.listings, option, default_repeats, finds)
     total = sum(len(listing.pictures) for listing, _, _ in used)
@@ -189,14 +192,16 @@ def scan(
         tuple(finds.faults),
         tuple(finds.all_notes()),
         tuple(finds.reg_folders),
-        tuple(finds.notes.get(_ORPHANS, ())),
     )
+
+
+_NUMBERS = re.compile("([0-9]+)")
 
 
 def natural_key(text: str) -> tuple:
     """Sort key: digits count as numbers, case does not matter, and no two different texts are equal."""
-    parts = re.split(r"([0-9]+)", unicodedata.normalize("NFC", text).casefold())
-    # re.split puts what the group matched at the odd places.
+    parts = _NUMBERS.split(unicodedata.normalize("NFC", text).casefold())
+    # split puts what the group matched at the odd places.
     ranks = tuple((0, int(part), "") if place % 2 else (1, 0, part) for place, part in enumerate(parts) if part)
     return ranks, text
 
@@ -227,6 +232,7 @@ class _Finds:
 
     caption_extension: str
     regularisation: bool
+    all_lines: bool
     records: list[ImageRecord] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -378,6 +384,8 @@ def _no_pictures(root: Path, option: str, left_out: list[LeftOut]) -> StudioErro
 def _read_folder(listing: _Listing, repeats: int, concept: str, finds: _Finds) -> Iterator[ImageRecord | None]:
     """One item per picture: its record, or None after its faults were filed."""
     captions = _CaptionFinder(listing, finds)
+    settings = Path(listing.path, SETTINGS_FILE)
+    settings = settings if settings.is_file() else None
     for name in listing.pictures:
         path = Path(listing.path, name)
         header, caption = _read_header(path, finds), _caption_of(path, captions.of(name), concept, finds)
@@ -387,7 +395,8 @@ def _read_folder(listing: _Listing, repeats: int, concept: str, finds: _Finds) -
         if header.animated:
             finds.notes["animated; the first frame is used"].append(path)
         size = (header.width_px, header.height_px)
-        yield ImageRecord(path, caption, *size, repeats, finds.regularisation, concept, _mask_of(path, listing))
+        mask = _mask_of(path, listing)
+        yield ImageRecord(path, caption, *size, repeats, finds.regularisation, concept, mask, settings)
     for name in captions.orphans():
         finds.notes[_ORPHANS].append(Path(listing.path, name))
 
@@ -415,7 +424,9 @@ def _caption_of(path: Path, caption_file: Path | None, concept: str, finds: _Fin
     try:
         if caption_file is not None:
             caption = read_caption(caption_file)
-            if caption.lines_unused:
+            if finds.all_lines:
+                return "\n".join((caption.text, *caption.more))
+            if caption.more:
                 finds.notes["the caption has several lines; the first is used"].append(caption_file)
             return caption.text
     except StudioError as fault:

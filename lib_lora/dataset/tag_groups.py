@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,15 @@ def _data() -> dict[str, Any]:
     return read_tables(Path(__file__).with_name("tag_groups.toml"))
 
 
+def matching(tags: Iterable[str]) -> re.Pattern[str]:
+    """What matches one of ``tags`` whole; a * in them stands for any letters."""
+    parts = (".*".join(map(re.escape, tag.split("*"))) for tag in tags)
+    return re.compile("|".join(f"(?:{part})" for part in parts))
+
+
 @functools.cache
 def _pattern(name: str) -> re.Pattern[str]:
-    parts = (".*".join(map(re.escape, tag.split("*"))) for tag in _data()["groups"][name])
-    return re.compile("|".join(f"(?:{part})" for part in parts))
+    return matching(_data()["groups"][name])
 
 
 @functools.lru_cache(maxsize=1 << 18)

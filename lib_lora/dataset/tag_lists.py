@@ -145,10 +145,13 @@ class TagLists:
         write_text(self.folder / name, text)
 
     def remove(self, name: str) -> None:
-        """Raises StudioError where there is none of this name."""
+        """Raises StudioError where there is none of this name, or the system refuses."""
         if name not in self.names():
             raise StudioError("no such list", field="name", came=name, allowed=self.names())
-        (self.folder / name).unlink()
+        try:
+            (self.folder / name).unlink()
+        except OSError as fault:
+            raise StudioError(f"cannot be removed: {fault.strerror or fault}", file=self.folder / name) from fault
 
 
 def _status(path: Path) -> os.stat_result | None:

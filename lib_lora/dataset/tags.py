@@ -61,13 +61,13 @@ class CaptionParts:
 def split_caption(caption: str) -> CaptionParts:
     """Tags and sentences of a caption. Sentences reach from the first long part, or the capital letter that begins
     its sentence, to the last part that is long or ends a sentence."""
-    parts = [part for part in map(str.strip, caption.split(",")) if part]
-    if not [part for part in parts if part.count(" ") + 1 >= _CLOSED_WORDS and _is_sentence(part)]:
-        return CaptionParts(tuple(parts))
+    parts = tuple(filter(None, map(str.strip, caption.split(","))))
+    if not [part for part in parts if part.count(" ") >= _CLOSED_WORDS - 1 and _is_sentence(part)]:
+        return CaptionParts(parts)
     pieces = _pieces(caption)
     sentences = [place for place, (text, _, _) in enumerate(pieces) if _is_sentence(text)]
     if not sentences:
-        return CaptionParts(tuple(parts))
+        return CaptionParts(parts)
     first = _begin(pieces, sentences[0])
     last = max(place for place, (text, _, _) in enumerate(pieces) if place in sentences or _ends(text, place > first))
     prose = caption[pieces[first][1] : pieces[last][2]]

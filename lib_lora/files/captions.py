@@ -23,11 +23,15 @@ class Caption:
 
     Attributes:
         text: the first line that is not blank, without spaces around it.
-        lines_unused: how many further lines are not blank.
+        more: the further lines that are not blank.
     """
 
     text: str
-    lines_unused: int = 0
+    more: tuple[str, ...] = ()
+
+    @property
+    def lines_unused(self) -> int:
+        return len(self.more)
 
 
 def read_caption(path: str | Path) -> Caption:
@@ -52,7 +56,7 @@ def parse_caption(text: str) -> Caption:
         return Caption(text.strip())
     lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
     lines = [line for line in lines if line]
-    return Caption(lines[0], len(lines) - 1) if lines else Caption("")
+    return Caption(lines[0], tuple(lines[1:])) if lines else Caption("")
 
 
 _FIRST_LINE = re.compile(r"\S(?:[^\r\n]*\S)?")

@@ -33,17 +33,25 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_toml(text: str, *, file: Path | None = None) -> dict[str, Any]:
     """The values of a file's ``text``; raises as ``read_toml`` does."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise StudioError(f"is no TOML ({error})", field="config_file", file=file) from error
     values: dict[str, Any] = {}
-    for name, value in document.items():
+    for name, value in parse_tables(text, file=file).items():
         for inner, item in (value if isinstance(value, dict) else {name: value}).items():
             if inner in values:
                 raise StudioError("stands twice", field=inner, file=file)
             values[inner] = item
     return values
+
+
+def parse_tables(text: str, *, file: Path | None = None) -> dict[str, Any]:
+    """A file's ``text`` with its tables as they are.
+
+    Raises:
+        StudioError: it is no TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudioError(f"is no TOML ({error})", field="config_file", file=file) from error
 
 
 def read_tables(path: Path) -> dict[str, Any]:

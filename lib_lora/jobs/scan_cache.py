@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_lora.dataset.records import Scan, scan
+from lib_lora.files.stamps import stamp_of
 
 _MOST = 4  # a training and a regularisation folder, and those before them
 
@@ -46,14 +47,6 @@ def _fingerprint(folder: Path) -> str:
             continue
         seen.add(real)
         for name in files:
-            digest.update(f"{root}/{name}:{_stamp(os.path.join(root, name))};".encode("utf-8", "surrogatepass"))
+            digest.update(f"{root}/{name}:{stamp_of(os.path.join(root, name))};".encode("utf-8", "surrogatepass"))
         digest.update(f"{root}:{folders};".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size

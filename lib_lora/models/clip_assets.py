@@ -14,11 +14,16 @@ from lib_lora.models.config_yaml import OPENAI_CLIP
 _VOCABULARY = ("vocab.json", "merges.txt")
 
 
-def vocabulary_folder(yaml_folder: Path | None, host_folder: Path | None = None) -> Path:
+def vocabulary_folder(
+    yaml_folder: Path | None, host_folder: Path | None = None, *, local_only: bool = False
+) -> Path:
     """The folder that holds ``vocab.json`` and ``merges.txt``.
 
     Looked for in the host's folder, the folder beside the checkpoint, the Hugging Face cache and the hub, in
     that order.
+
+    Args:
+        local_only: the hub is not asked, which takes half a minute to say that there is no network.
 
     Raises:
         StudioError: it is nowhere; the message says where it was looked for.
@@ -28,27 +33,28 @@ def vocabulary_folder(yaml_folder: Path | None, host_folder: Path | None = None)
             return folder
     if yaml_folder is not None:
         raise StudioError("no vocabulary in this folder", file=yaml_folder, allowed=" and ".join(_VOCABULARY))
-    return _from_hub()
+    return _from_hub(local_only)
 
 
 @functools.cache
-def token_counter() -> Callable[[str], int]:
-    """Counts the tokens of a text as Stable Diffusion's first text encoder does.
+def token_counter(*, local_only: bool = False) -> Callable[[str], int]:
+    """Counts the tokens of a text as Stable Diffusion's first text encoder does. ``local_only``: of
+    ``vocabulary_folder``.
 
     Raises:
         StudioError: CLIP's vocabulary is neither on this machine nor to be had.
     """
     from lib_lora.text.tokenizer import Tokenizer
 
-    return Tokenizer.from_folder(vocabulary_folder(None)).count
+    return Tokenizer.from_folder(vocabulary_folder(None, local_only=local_only)).count
 
 
-def _from_hub() -> Path:
+def _from_hub(local_only: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
-    for local_only in (True, False):
+    for in_cache in (True,) if local_only else (True, False):
         try:
-            files = [hf_hub_download(OPENAI_CLIP, name, local_files_only=local_only) for name in _VOCABULARY]
+            files = [hf_hub_download(OPENAI_CLIP, name, local_files_only=in_cache) for name in _VOCABULARY]
             return Path(files[0]).parent
         except Exception as error:  # the hub raises a family of errors that differs between its versions
             problem = error

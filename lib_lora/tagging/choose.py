@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lib_lora.base.protocols import Label
+from lib_lora.dataset.edits import beside, lacking
 from lib_lora.dataset.items import Item
 from lib_lora.dataset.tag_groups import kaomoji, plain
 from lib_lora.tagging.labels import SENTENCE
-from lib_lora.tagging.options import ALPHABET, IF_EMPTY, OVERWRITE, PREPEND, SKIP, Rules, TagConfig, rules_of
+from lib_lora.tagging.options import ALPHABET, IF_EMPTY, OVERWRITE, SKIP, Rules, TagConfig, rules_of
 from lib_lora.tagging.scores import Said
 from lib_lora.tagging.table import Own, Table, kept, kinds_of, make_table
 from lib_lora.text.captions import JOINED_BY
@@ -201,10 +202,5 @@ def new_caption(item: Item, parts: Sequence[str], policy: str) -> str:
     """What becomes of a caption (its first line) for which ``parts`` were found; what is there is never reordered."""
     if policy == OVERWRITE or not item.caption:
         return JOINED_BY.join(parts)
-    there = {plain(part) for part in (*item.tags, item.prose)}
-    # A sentence with commas may have been taken for tags.
-    new = [part for part in parts if plain(part) not in there and not ("," in part and part in item.caption)]
-    if not new:
-        return item.caption
-    old = item.caption.strip().rstrip(",").rstrip()
-    return JOINED_BY.join([*new, old] if policy == PREPEND else [old, *new])
+    more = JOINED_BY.join(lacking(item.caption, (*item.tags, item.prose), parts))
+    return beside(item.caption, more, policy) if more else item.caption

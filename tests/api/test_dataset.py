@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
@@ -90,6 +91,39 @@ def test_a_folder_is_opened_and_its_pictures_come_in_columns(desk, client):
     again = client.get(f"{ROUTES}dataset/{desk.id}/items", headers={"If-None-Match": answer.headers["etag"]})
     assert again.status_code == 304
     assert desk.opened(desk.folder)["id"] == desk.id
+
+
+def test_a_folder_that_is_read_in_two_ways_is_two_datasets_with_one_history(desk, client, folder):
+    (folder / "10_zorb" / "1.caption").write_text("another", encoding="utf-8")
+    Image.new("RGB", (64, 64)).save(folder / "flat.png")
+
+    class Other(Desk):
+        def opened(self, folder):
+            body = {"folder": str(folder), "caption_extension": ".caption", "recursive": True}
+            return client.post(f"{ROUTES}dataset/open", json=body).json()
+
+    other = Other(client, folder)
+    assert other.id != desk.id and other.status["caption_extension"] == ".caption"
+    assert other.get(f"items/{other.ids['1.png']}")["caption"] == "another"
+    assert desk.get(f"items/{desk.ids['1.png']}")["caption"] == CAPTIONS["1.png"]
+    add = {"edit": "add", "values": {"tags": "sky"}}
+    other.post("edit/apply", {**add, "ids": [other.ids["1.png"], other.ids["4.png"]]})
+    assert (folder / "10_zorb" / "1.caption").read_text("utf-8") == "another, sky"
+    assert (folder / "10_zorb" / "4.caption").read_text("utf-8") == "sky"
+    desk.post("edit/apply", {**add, "ids": [desk.ids["2.jpg"]]})
+    other.post("refresh")
+    assert other.get(f"items/{other.ids['2.jpg']}")["caption"] == CAPTIONS["2.jpg"] + ", sky"
+    for _ in range(2):
+        other.post("undo")
+    assert desk.caption("2.jpg") == CAPTIONS["2.jpg"] and not (folder / "10_zorb" / "4.caption").exists()
+    assert (folder / "10_zorb" / "1.caption").read_text("utf-8") == "another"
+
+    flat = client.post(f"{ROUTES}dataset/open", json={"folder": str(folder), "recursive": False}).json()
+    assert flat["id"] not in (desk.id, other.id) and flat["recursive"] is False
+    assert client.get(f"{ROUTES}dataset/{flat['id']}/items").json()["names"] == ["flat.png"]
+    assert DATASETS.holding(folder / "10_zorb").reading.recursive
+    wrong = client.post(f"{ROUTES}dataset/open", json={"folder": str(folder), "caption_extension": ".py"})
+    assert wrong.status_code == 422 and wrong.json()["error"]["field"] == "caption_extension"
 
 
 def test_what_is_not_there_is_said(desk, client, tmp_path):
@@ -217,6 +251,38 @@ def test_an_edit_is_shown_made_undone_and_done_again(desk, client):
     assert wrong["error"]["field"] == "tags"
 
 
+def test_a_large_edit_is_a_task_that_gives_what_was_done(desk):
+    body = {"edit": "add", "values": {"tags": "sky"}, "ids": list(desk.ids.values())}
+    done = desk.task("edit/run", body)
+    assert len(done["changed"]) == 4 and done["conflicts"] == [] and done["status"]["undo"] == "add sky"
+    progress = desk.get("task")["progress"]
+    assert (progress["what"], progress["total"]) == ("add sky", 4) and {"rate", "seconds_left"} <= set(progress)
+    wrong = desk.post("edit/run", {**body, "values": {"tags": ""}}, 422)
+    assert wrong["error"]["field"] == "tags"
+
+
+def test_captions_come_from_a_metadata_file_and_go_into_one(desk):
+    text = '{"/elsewhere/1.png": {"caption": "A girl.", "tags": "zorb, sky"}, "2": {"tags": "x"}, "9": {"tags": "y"}}'
+    body = {"file": "meta_cap.json", "text": text, "values": {"take": "both", "policy": "overwrite"}}
+    body["ids"] = [desk.ids[name] for name in ("1.png", "3.png", "4.png")]
+    seen = desk.post("metadata/preview", body)
+    assert seen["changed"] == 1 and seen["examples"][0][2] == "A girl., zorb, sky"
+    assert (seen["unknown"], seen["ambiguous"]) == (["2", "9"], [])
+    assert desk.caption("1.png") == CAPTIONS["1.png"]
+    done = desk.post("metadata/take", body)
+    assert done["changed"] == [desk.ids["1.png"]] and desk.caption("1.png") == "A girl., zorb, sky"
+    assert desk.post("undo")["status"]["redo"] == "captions from meta_cap.json"
+    assert desk.caption("1.png") == CAPTIONS["1.png"]
+    assert desk.post("metadata/preview", {**body, "text": "["}, 422)["error"]["message"].startswith("meta_cap.json")
+    assert desk.post("metadata/take", {**body, "values": {"policy": "x"}}, 422)["error"]["field"] == "policy"
+
+    written = desk.post("metadata/give", {"ids": body["ids"], "values": {"keys": "stem"}, "lines": False})
+    assert written["captions"] == 2
+    assert json.loads(written["text"]) == {"1": {"tags": CAPTIONS["1.png"]}, "3": {"tags": CAPTIONS["3.png"]}}
+    lines = desk.post("metadata/give", {"ids": body["ids"], "values": {"keys": "name"}, "lines": True})["text"]
+    assert json.loads(lines.splitlines()[0]) == {"file_name": "10_zorb/1.png", "tags": CAPTIONS["1.png"]}
+
+
 def test_pictures_are_moved_copied_and_thrown_away(desk):
     other = desk.folder / "3_other"
     other.mkdir()
@@ -228,6 +294,19 @@ def test_pictures_are_moved_copied_and_thrown_away(desk):
     assert desk.caption("3.png") is None
     desk.post("undo")
     assert desk.caption("3.png") == CAPTIONS["3.png"]
+
+
+def test_the_disk_space_of_trash_and_history_is_told_and_freed(desk):
+    assert desk.get("kept")["trash_files"] == 0
+    desk.post("trash", {"ids": [desk.ids["1.png"]]})
+    kept = desk.get("kept")
+    assert kept["trash_files"] == 2 and kept["trash_bytes"] > 100 and kept["history_bytes"] > 0
+    assert desk.post("trash/empty")["status"]["undo"] == "delete"
+    assert desk.get("kept")["trash_files"] == 0
+    conflicts = desk.post("undo")["conflicts"]
+    assert conflicts and all("is gone" in each["why"] for each in conflicts)
+    assert desk.post("history/forget")["status"]["undo"] is None
+    assert desk.get("history")["entries"] == [] and desk.post("undo")["changed"] == []
 
 
 def test_thumbnails_are_small_kept_and_known_to_the_browser(desk, client, studio):
@@ -265,6 +344,29 @@ def test_a_list_of_tags_in_another_encoding_is_left_out_and_pictures_are_shown_a
     assert desk.get("complete?text=red")["tags"][0]["tag"] == "red hair"
     answer = client.get(f"{ROUTES}dataset/tag-lists").json()
     assert answer == {"lists": ["latin.csv"], "tags": 0, "notes": ["latin.csv is left out: it is not UTF-8"]}
+
+
+def test_a_person_s_own_groups_of_tags(desk, client, studio):
+    path = f"{ROUTES}dataset/tag-groups"
+    assert client.get(path).json() == {"text": "", "groups": [], "problem": None}
+    client.post(f"{ROUTES}dataset/tag-lists", json={"name": "a.csv", "text": "hat,0,1\nred dress,0,5\n"})
+    made = client.post(path, json={"text": "# mine\noutfit: hat, * dress, red boots\n"}).json()
+    assert made["groups"] == ["outfit"]
+    tags = desk.post("tags")
+    kinds = dict(zip(tags["tags"], tags["categories"]))
+    assert (kinds["hat"], kinds["red hair"], kinds["zorb"]) == ("outfit", "looks", "")
+    found = desk.get("complete?text=red")["tags"]
+    assert [(each["tag"], each["category"]) for each in found] == [
+        ("red hair", "looks"),
+        ("red boots", "outfit"),
+        ("red dress", "outfit"),
+    ]
+    refused = client.post(path, json={"text": "outfit: hat\nno group"})
+    assert refused.status_code == 422 and "line 2" in refused.json()["error"]["message"]
+    assert client.get(path).json()["groups"] == ["outfit"]
+    (studio.host.data_dir / "tag_groups.txt").write_text("by hand", encoding="utf-8")
+    assert "line 1" in client.get(path).json()["problem"]
+    assert desk.get(f"items/{desk.ids['1.png']}")["tags"][2]["category"] == "general"
 
 
 def test_what_other_programs_do_is_taken(desk):

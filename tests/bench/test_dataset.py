@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+import bench.dataset
 from bench.dataset import FILTERS, draw_dataset, forget_files, in_process, ours
 
 THEIRS = "DATASET_TAG_EDITOR_DIR"
@@ -23,6 +24,18 @@ def test_every_part_is_measured(folder):
     times = ours(folder)
     assert {"edit", "undo", "redo", "mb"} <= set(times)
     assert sum(name.startswith("filter: ") for name in times) == len(FILTERS)
+
+
+def test_the_other_editor_stands_beside_ours_for_the_same(tmp_path, capsys, monkeypatch):
+    peer = {"pictures": 12, "open": 2.0, "filter: two tags": 0.5, "edit": 1.0, "save": 0.25, "mb": 7.0}
+    real = bench.dataset.in_process
+    monkeypatch.setattr(
+        bench.dataset, "in_process", lambda part, folder: peer if part == "theirs" else real(part, folder)
+    )
+    bench.dataset.run_beside_peer(tmp_path, 12)
+    rows = capsys.readouterr().out.splitlines()
+    assert "with 12 pictures" in rows[0]
+    assert [row.split(" ms")[1].split()[-1] for row in rows[2:5]] == ["2000.00", "500.00", "1250.00"]
 
 
 @pytest.mark.skipif(not os.environ.get(THEIRS), reason=f"{THEIRS} is not set")

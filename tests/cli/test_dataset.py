@@ -48,7 +48,7 @@ def test_tokens_are_counted_with_the_vocabulary_that_there_is(run, monkeypatch, 
 
     clip_assets.token_counter.cache_clear()
     write_clip_folder(tmp_path / "clip")
-    monkeypatch.setattr(clip_assets, "vocabulary_folder", lambda folder: tmp_path / "clip")
+    monkeypatch.setattr(clip_assets, "vocabulary_folder", lambda folder, **_: tmp_path / "clip")
     assert run("filter", "tokens>0 -tokens>100000") == (0, "a.png\nb.png\n")
     code, text = run("edit", "truncate", "--tokens", "1", "--dry_run")
     assert code == 0
@@ -135,6 +135,20 @@ def test_captions_are_deleted_and_come_back(run, folder):
     assert run("captions", "delete", "--where", "hat") == (0, "delete captions: 1 picture\n")
     assert not (folder / "b.txt").exists() and (folder / "a.txt").exists() and (folder / "b.png").exists()
     assert run("undo")[0] == 0 and (folder / "b.txt").exists()
+
+
+def test_masks_are_made_listed_and_removed(run, folder):
+    assert run("mask", "make")[0] == 1  # nothing chosen does not mean all
+    code, text = run("mask", "make", "--where", "hat", "--source", "box", "--right", "8", "--bottom", "8")
+    assert code == 0 and text.startswith("masks (box): 1 picture\n")
+    with Image.open(folder / "masks" / "b.png") as mask:
+        assert (mask.size, mask.getpixel((7, 7)), mask.getpixel((8, 7))) == ((16, 8), 255, 0)
+    assert run("mask", "list") == (0, "b.png: 50%\n1 of 3 pictures have a mask\n")
+    code, text = run("mask", "make", "--where", "path:*")
+    assert code == 1 and "a.png: no part of it is transparent" in text
+    assert run("mask", "remove", "--where", "path:*") == (0, "remove masks: 1 picture\n")
+    assert not (folder / "masks" / "b.png").exists()
+    assert run("undo")[0] == 0 and (folder / "masks" / "b.png").exists()
 
 
 def test_metadata_in_and_out(run, folder, tmp_path):

@@ -18,7 +18,8 @@ SIZES = ["--resolution", "64", "--min_bucket_reso", "64"]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    def no_vocabulary():
+    def no_vocabulary(*, local_only):
+        assert local_only
         raise StudioError("no vocabulary")
 
     monkeypatch.setattr(clip_assets, "token_counter", no_vocabulary)

@@ -18,6 +18,7 @@ from PIL import Image
 from lib_lora.base.errors import StudioError
 from lib_lora.dataset.collection import Collection
 from lib_lora.dataset.edits import make_edit
+from lib_lora.dataset.journal import Journal
 from tiny_dataset import captions_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -753,3 +754,63 @@ def test_a_damaged_entry_among_undone_ones_is_left_out(opened):
     again.undo()
     assert captions_of(again) == {"a": "red"}
     again.close()
+
+
+def test_the_history_is_forgotten_and_goes_on_also_where_another_program_has_the_dataset_open(opened):
+    collection = opened({"a": "red", "b": "blue", "c": "green"})
+    other = Journal(collection.folder)
+    other.read()
+    big = "tag, " * 3000
+    first = collection.item_named("a.png").id
+    collection.set_captions({first: big})
+    collection.trash([collection.item_named("b.png").id])
+    home = collection.folder / ".lora_studio"
+    assert any((home / "edits").iterdir())
+    other.read()
+    number = other.next_number
+    kept = collection.kept()
+    assert kept.trash_files == 2 and kept.history_bytes > 0
+
+    collection.forget_history()
+    assert collection.history() == [] and collection.undo() is None and collection.redo() is None
+    assert not (home / "trash").exists() and not (home / "edits").exists()
+    assert collection.kept().trash_files == 0 and collection.kept().history_bytes < kept.history_bytes
+    assert collection.item(first).caption == big.strip()
+    # More than what the other one has read of the old journal: it is not taken for that one's end.
+    for index in range(20):
+        collection.set_captions({first: f"red, number {index}"})
+    other.read()
+    assert other.damaged_lines == 0 and other.next_number == number + 21
+    assert [entry.number for entry in other.history()] == [entry.number for entry in collection.history()]
+    collection.undo()
+    assert collection.item(first).caption == "red, number 18"
+    collection.restore_first([first])
+    assert collection.item(first).caption == "red"
+    collection.close()
+    again = opened({})
+    assert [entry.what for entry in again.history()] == ["edit"] * 19 + ["restore first captions"]
+
+
+def test_a_history_that_is_forgotten_halfway_leaves_nothing_that_can_be_undone(opened, monkeypatch):
+    collection = opened({"a": "red", "b": "blue"})
+    collection.trash([collection.item_named("b.png").id])
+    monkeypatch.setattr(Journal, "_delete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        collection.forget_history()
+    monkeypatch.undo()
+    collection.close()
+    again = opened({})
+    assert again.history() == [] and again.kept().trash_files == 2
+    again.forget_history()
+    assert again.kept().trash_files == 0
+
+
+@pytest.mark.parametrize(("others", "ending"), [(b"red", b""), (b"red\n", b"\n"), (b"red\r\n", b"\r\n"), (None, b"")])
+def test_new_caption_files_end_as_the_others_do(opened, others, ending):
+    collection = opened({"a": others, "b": None})
+    staged = collection.staging() / "x.png"
+    Image.new("RGB", (8, 8)).save(staged)
+    collection.add_files({"c.png": staged}, captions={"c.png": "blue"})
+    collection.set_captions({item.id: "hat" for item in collection.items if item.name == "b.png"})
+    assert (collection.folder / "c.txt").read_bytes() == b"blue" + ending
+    assert (collection.folder / "b.txt").read_bytes() == b"hat" + (ending if others else b"")

@@ -115,6 +115,15 @@ def cut_short(root: Path) -> Planted:
     return Planted(["3_grove/4.jpg"])
 
 
+def cut_short_in_other_formats(root: Path) -> Planted:
+    for number, suffix in ((3, ".png"), (4, ".webp"), (5, ".bmp")):
+        (root / "2_zorb" / f"{number}.png").unlink()
+        path = root / "2_zorb" / f"{number}{suffix}"
+        draw(number).save(path)
+        path.write_bytes(path.read_bytes()[:-200])
+    return Planted(["2_zorb/3.png", "2_zorb/4.webp", "2_zorb/5.bmp"])
+
+
 def other_mask(root: Path) -> Planted:
     Image.new("L", (50, 50)).save(root / "2_zorb" / "masks" / "2.png")
     (root / "2_zorb" / "masks" / "4.png").write_bytes(b"no picture")
@@ -216,6 +225,12 @@ def two_hair_colours(root: Path) -> Planted:
     return Planted(zorbs(0, 1))
 
 
+def two_eye_colours(root: Path) -> Planted:
+    add_tag(root, "red eyes, blue eyes", *zorbs(0, 1))
+    add_tag(root, "red eyes, blue eyes, heterochromia", *zorbs(2, 3))
+    return Planted(zorbs(0, 1))
+
+
 def two_places(root: Path) -> Planted:
     add_tag(root, "day, night", "3_grove/2.jpg", "3_grove/3.jpg")
     return Planted(["3_grove/2.jpg", "3_grove/3.jpg"])
@@ -309,6 +324,14 @@ def see_through(root: Path) -> Planted:
     return Planted(zorbs(3))
 
 
+def see_through_in_other_modes(root: Path) -> Planted:
+    picture = draw(3).convert("RGBA")
+    picture.paste((0, 0, 0, 0), (0, 0, 40, 40))
+    picture.quantize(64).save(root / "2_zorb" / "3.png")
+    picture.convert("LA").save(root / "2_zorb" / "5.png")
+    return Planted(zorbs(3, 5))
+
+
 def colours(root: Path) -> Planted:
     draw(102).convert("CMYK").save(root / "3_grove" / "2.jpg")
     grey = np.random.default_rng(9).integers(0, 65535, (9, 9)).astype(np.float32)
@@ -356,6 +379,13 @@ def alone(root: Path) -> Planted:
     return Planted(zorbs(3))
 
 
+def fewer_than_a_batch(root: Path) -> Planted:
+    for number in (1, 3, 5, 7):
+        shutil.copy(root / "2_zorb" / f"{number}.txt", root / "2_zorb" / f"wide{number}.txt")
+        draw(300 + number, (128, 72)).save(root / "2_zorb" / f"wide{number}.png")
+    return Planted([f"2_zorb/wide{number}.png" for number in (1, 3, 5, 7)], also={"same_caption"})
+
+
 def unbalanced(root: Path) -> Planted:
     (root / "3_grove").rename(root / "1_grove")
     return Planted([f"1_grove/{number}.jpg" for number in range(8)])
@@ -365,6 +395,7 @@ ROWS: list[tuple[str, Callable[[Path], Planted], dict]] = [
     ("orphan_caption", orphan, {}),
     ("unreadable", broken_header, {}),
     ("unreadable", cut_short, {}),
+    ("unreadable", cut_short_in_other_formats, {}),
     ("mixed_case_extension", mixed_case, {}),
     ("mask_size", other_mask, {}),
     ("other_format", gif, {}),
@@ -377,6 +408,7 @@ ROWS: list[tuple[str, Callable[[Path], Planted], dict]] = [
     ("caption_lines", lines, {}),
     ("same_caption", same_text, {}),
     ("too_many_tokens", long_text, {}),
+    ("too_many_tokens", long_text, {"max_token_length": 150}),
     ("weight_syntax", weights, {}),
     ("escaped_brackets", escaped, {}),
     ("activation_missing", not_called, {}),
@@ -384,6 +416,7 @@ ROWS: list[tuple[str, Callable[[Path], Planted], dict]] = [
     ("activation_not_first", not_first, {}),
     ("activation_repeated", twice, {}),
     ("contradiction", two_hair_colours, {}),
+    ("contradiction", two_eye_colours, {}),
     ("contradiction", two_places, {}),
     ("subsumed", needless, {}),
     ("repeated_tag", tag_twice, {}),
@@ -401,11 +434,13 @@ ROWS: list[tuple[str, Callable[[Path], Planted], dict]] = [
     ("animated", moving, {}),
     ("rotated", turned, {}),
     ("transparent", see_through, {}),
+    ("transparent", see_through_in_other_modes, {}),
     ("colours", colours, {}),
     ("enlarged", too_small, {}),
     ("extreme_aspect", strip, {}),
     ("heavy_crop", cropped, {}),
     ("thin_bucket", alone, {}),
+    ("thin_bucket", fewer_than_a_batch, {"train_batch_size": 9}),
     ("balance", unbalanced, {}),
 ]
 
@@ -517,6 +552,27 @@ def test_a_renamed_tag_is_not_there_twice_and_other_tags_stay_as_they_are(copy):
     assert caption(copy, "2_zorb/3.png").endswith(", long sleeves, smile, smile")
     assert caption(copy, "2_zorb/3.png").count("sleeves") == 1
     assert caption(copy, "2_zorb/4.png").endswith(", long sleeves")
+
+
+def test_a_caption_of_just_as_many_tokens_as_training_takes_is_none_too_long(copy):
+    write(copy, "2_zorb/1.png", ", ".join(["zorb", "1girl", *(f"tag{number}" for number in range(36))]))
+    assert words(caption(copy, "2_zorb/1.png")) == 75
+    with Collection.open(copy) as collection:
+        assert look(collection, "too_many_tokens", {})[1] == []
+    add_tag(copy, "hat", *zorbs(1))
+    with Collection.open(copy) as collection:
+        assert len(look(collection, "too_many_tokens", {})[1]) == 1
+        assert look(collection, "too_many_tokens", {"max_token_length": 150})[1] == []
+
+
+def test_a_caption_in_utf_16_is_read_and_without_its_mark_it_is_told_and_left_to_a_person(copy):
+    text = "zorb, 1girl, solo, standing, smile"
+    write(copy, "2_zorb/1.png", text.encode("utf-16"))
+    write(copy, "2_zorb/2.png", text.encode("utf-16-le"))
+    with Collection.open(copy) as collection:
+        _, (finding,) = look(collection, "caption_encoding", {})
+        assert [collection.item(id).name for id in finding.items] == zorbs(2)
+        assert finding.fix is None
 
 
 def test_latin_1_becomes_utf_8(copy):

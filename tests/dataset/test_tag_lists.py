@@ -82,6 +82,8 @@ def test_a_list_that_cannot_be_read_is_left_out_with_a_note(lists):
     assert len(lists.notes) == 4 and "latin.csv is left out: it is not UTF-8" in lists.notes
     for name in ("latin.csv", "broken.csv", "gone.csv"):
         lists.remove(name)
+    with pytest.raises(StudioError, match="cannot be removed"):
+        lists.remove("folder.csv")
     (lists.folder / "folder.csv").rmdir()
     assert len(lists.known()) == 1 and lists.notes == []
 

@@ -61,7 +61,7 @@ def test_a_file_without_words_is_refused(tmp_path, data):
 def test_the_first_line_counts_and_the_others_are_counted(tmp_path, line_end):
     path = tmp_path / "a.txt"
     path.write_bytes(line_end.join([b"", b"  a cat  ", b"", b"on a mat", b"at noon", b""]))
-    assert read_caption(path) == Caption("a cat", lines_unused=2)
+    assert read_caption(path) == Caption("a cat", ("on a mat", "at noon"))
 
 
 def test_a_unicode_line_separator_does_not_cut_a_caption(tmp_path):
@@ -95,7 +95,7 @@ def test_another_caption_leaves_the_rest_of_the_file_as_it_is(data, expected):
 @pytest.mark.parametrize("text", ["a", "a\u2028b", "\x0ba b\x0c", "\n\n a, b \r c"])
 def test_what_is_replaced_is_what_is_read(text):
     changed = replace_caption(text.encode("utf-8"), "new", "a.txt").decode("utf-8")
-    assert parse_caption(changed) == Caption("new", parse_caption(text).lines_unused)
+    assert parse_caption(changed) == Caption("new", parse_caption(text).more)
 
 
 def test_a_file_in_another_encoding_is_not_touched():

@@ -54,6 +54,25 @@ def test_an_animation_is_noticed(tmp_path, name):
     assert read_header(tmp_path / name).animated
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("how", [{}, {"lossless": True}, {"icc_profile": b"profile"}, {"exif": b"Exif\0\0nonsense"}])
+@pytest.mark.parametrize("size", [(1, 1), (31, 700), (16383, 2)])
+def test_a_webp_is_what_pillow_says_it_is(tmp_path, mode, how, size):
+    Image.new(mode, size, 90).save(tmp_path / "a.webp", **how)
+    with Image.open(tmp_path / "a.webp") as image:
+        assert read_header(tmp_path / "a.webp") == ImageHeader(*image.size, image.mode, animated=False)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("left_bytes", [0, 11, 25, 29, -1])
+def test_a_webp_that_is_cut_short_is_refused(tmp_path, lossless, left_bytes):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.webp", lossless=lossless)
+    data = (tmp_path / "a.webp").read_bytes()
+    (tmp_path / "a.webp").write_bytes(data[:left_bytes])
+    with pytest.raises(StudioError, match="cannot be read"):
+        read_header(tmp_path / "a.webp")
+
+
 def test_a_phones_double_picture_is_no_animation(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=frames[1:])

@@ -7,7 +7,6 @@ import { Form } from "../form.js";
 import { count } from "../format.js";
 import { attempt } from "../presets.js";
 import { optionFields } from "./fields.js";
-import { tellConflicts } from "./history.js";
 import { exampleRows } from "./preview.js";
 import { Scope } from "./scope.js";
 
@@ -15,10 +14,10 @@ export class Batch {
   /**
    * @param {import("./store.js").Dataset} dataset
    * @param {import("./selection.js").Selection} selection
-   * @param {import("./captions.js").Captions} captions
+   * @param {{edit: (edit: string, values: Object, ids: number[]) => Promise<{changed: number[]}>}} look
    */
-  constructor(dataset, selection, captions) {
-    Object.assign(this, { dataset, captions });
+  constructor(dataset, selection, look) {
+    Object.assign(this, { dataset, look });
     this.scope = new Scope(dataset, selection, () => this.soon());
     this.fields = h("div", { class: "ls-panel" });
     this.help = h("p", { class: "ls-help" });
@@ -42,8 +41,14 @@ export class Batch {
     dataset.addEventListener("opened", () => attempt(() => this.load()));
   }
 
-  async load() {
+  /** Asked for once: a second answer would take back what a person has chosen meanwhile. */
+  load() {
     if (this.edits) return this.soon();
+    this.loading ??= this.loadEdits().finally(() => (this.loading = null));
+    return this.loading;
+  }
+
+  async loadEdits() {
     ({ edits: this.edits } = await get("dataset/edits"));
     put(
       this.kind,
@@ -98,14 +103,12 @@ export class Batch {
   }
 
   async run() {
-    await this.captions.save();
     this.apply.disabled = true;
     text(this.apply, "Changing …");
     try {
-      const body = this.body;
-      const { changed, conflicts } = await this.dataset.change("edit/apply", body);
+      const { edit, values, ids } = this.body;
+      const { changed } = await this.look.edit(edit, values, ids);
       tell(`${this.edit.label}: ${count(changed.length, "caption")} changed. Ctrl+Z takes it back.`);
-      if (conflicts.length) tellConflicts(conflicts, this.dataset);
     } catch (error) {
       if (!this.form.showError(error)) tell(error.message, "error");
     }

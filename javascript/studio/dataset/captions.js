@@ -23,7 +23,7 @@ export class Captions extends EventTarget {
     this.drafts = new Map();
     this.byItself = recall("save-captions", true);
     this.saving = null;
-    this.folder = null;
+    this.memory = null; // where drafts of the open folder are kept in the browser
     this.absent = {};
     this.kept = new Set(); // names of pictures whose drafts this page has put into the browser's memory
     this.keepSoon = debounce(() => this.keep(), KEEP_MS);
@@ -99,7 +99,7 @@ export class Captions extends EventTarget {
 
   /** Save without being asked to: an emptied caption waits, for its file would go. */
   saveFilled(ids = [...this.drafts.keys()]) {
-    return this.byItself ? this.save(ids.filter((id) => this.drafts.get(id)?.text.trim())) : null;
+    return this.byItself ? this.save(ids.filter((id) => this.drafts.get(id)?.text.trim())) : this.saving;
   }
 
   async send(ids) {
@@ -158,24 +158,23 @@ export class Captions extends EventTarget {
 
   /** What other pages of this browser keep for the same folder stays. */
   keep() {
-    if (!this.folder) return;
-    const place = `drafts:${this.folder}`;
+    if (!this.memory) return;
     const own = { ...this.absent, ...this.named };
-    const others = Object.entries(recall(place, {})).filter(([name]) => !this.kept.has(name));
+    const others = Object.entries(recall(this.memory, {})).filter(([name]) => !this.kept.has(name));
     const all = { ...Object.fromEntries(others), ...own };
     this.kept = new Set(Object.keys(own));
-    remember(place, Object.keys(all).length ? all : null);
+    remember(this.memory, Object.keys(all).length ? all : null);
   }
 
   /** A folder was opened: what was typed there and not saved stands in the editor again. */
   bringBack() {
-    const { columns, folder } = this.dataset;
+    const { columns, folder, reading } = this.dataset;
     this.keep();
-    this.folder = folder;
+    this.memory = `drafts:${folder}:${reading.caption_extension}`;
     const ids = new Map(columns.names.map((name, row) => [name, columns.ids[row]]));
     this.drafts.clear();
     this.absent = {}; // of pictures that are not there now, and may come back
-    for (const [name, { was, text }] of Object.entries(recall(`drafts:${folder}`, {}))) {
+    for (const [name, { was, text }] of Object.entries(recall(this.memory, {}))) {
       if (ids.has(name)) this.drafts.set(ids.get(name), { name, was, text, theirs: null });
       else this.absent[name] = { was, text };
     }

@@ -14,13 +14,15 @@ export class Chips {
     this.parts = [];
     this.end = null; // ends the writing of a chip
     this.dragged = null;
+    this.drawn = null; // what the chips in the page say
     this.waiting = null; // a change of the parts as they then are, once they are drawn
     this.element = h("ul", {
       class: "ls-chips",
       "aria-label": "Tags",
+      ondragenter: (event) => this.over(event),
       ondragover: (event) => this.over(event),
       ondrop: (event) => this.drop(event),
-      ondragleave: () => this.markDrop(null),
+      ondragleave: (event) => this.element.contains(event.relatedTarget) || this.markDrop(null),
       onkeydown: (event) => this.key(event),
     });
   }
@@ -33,9 +35,12 @@ export class Chips {
    */
   draw(parts, known, cuts = []) {
     if (this.end || this.dragged !== null) return false;
+    this.parts = parts;
+    const drawn = JSON.stringify([parts, parts.map((part) => known[part.text]), cuts]);
+    if (drawn === this.drawn) return true; // a chip that a person is about to drag stays the same element
+    this.drawn = drawn;
     const active = document.activeElement?.closest?.(".ls-chip");
     const focused = active && this.element.contains(active) ? this.places().indexOf(active) : -1;
-    this.parts = parts;
     put(
       this.element,
       parts.map((part, place) => [
@@ -97,15 +102,29 @@ export class Chips {
     );
   }
 
+  /** Change the parts as they are once they are drawn: at once, or when the server has taken the caption apart. */
+  change(how) {
+    const earlier = this.waiting;
+    this.waiting = earlier ? (parts) => how(earlier(parts)) : how;
+    this.look.redraw();
+  }
+
   remove(place) {
-    this.look.change(this.parts.filter((_, each) => each !== place));
+    const part = this.parts[place];
+    if (!part) return;
+    this.change((parts) => {
+      const at = nearest(parts, part, place);
+      return at < 0 ? parts : replaced(parts, at, []);
+    });
   }
 
   move(from, to) {
     if (to < 0 || to >= this.parts.length || from === to) return;
-    const parts = [...this.parts];
-    parts.splice(to, 0, ...parts.splice(from, 1));
-    this.look.change(parts);
+    const part = this.parts[from];
+    this.change((parts) => {
+      const at = nearest(parts, part, from);
+      return at < 0 ? parts : replaced(replaced(parts, at, []), Math.max(0, at + to - from), [part], 0);
+    });
     this.places()[to]?.focus();
   }
 
@@ -121,12 +140,11 @@ export class Chips {
       this.end = null;
       const now = written(input.value, part.prose);
       // The caption may be another meanwhile: of that the same part is written over.
-      if (keep && joined(now) !== part.text)
-        this.waiting = (parts) => {
-          const at = nearest(parts, part, place);
-          return at < 0 ? replaced(parts, place, now, 0) : replaced(parts, at, now);
-        };
-      this.look.redraw();
+      const write = (parts) => {
+        const at = nearest(parts, part, place);
+        return at < 0 ? replaced(parts, place, now, 0) : replaced(parts, at, now);
+      };
+      this.change(keep && joined(now) !== part.text ? write : (parts) => parts);
       this.places()[Math.min(place, this.parts.length - 1)]?.focus();
     };
     input.addEventListener("keydown", (event) => {
@@ -137,6 +155,7 @@ export class Chips {
     });
     input.addEventListener("blur", () => end(true));
     this.end = end;
+    this.drawn = null;
     chip.draggable = false;
     put(chip, input);
     input.focus();
@@ -171,10 +190,14 @@ export class Chips {
 
   land() {
     if (this.dragged === null) return;
+    this.release();
+    this.look.redraw();
+  }
+
+  release() {
     this.dragged = null;
     this.markDrop(null);
     for (const chip of this.places()) chip.classList.remove("ls-lifted");
-    this.look.redraw();
   }
 
   /** The place before which a chip would fall: chips stand in lines. */
@@ -207,15 +230,15 @@ export class Chips {
     event.stopPropagation(); // the WebUI takes dropped pictures everywhere
     const [from, before] = [this.dragged, this.placeAt(event)];
     const [part, next] = [this.parts[from], this.parts[before]];
-    this.waiting = (parts) => {
+    this.release();
+    this.change((parts) => {
       const at = nearest(parts, part, from);
       if (at < 0 || before === from) return parts;
       const to = next ? nearest(parts, next, before) : parts.length;
       const target = to < 0 ? Math.min(before, parts.length) : to;
       const rest = replaced(parts, at, []);
       return replaced(rest, target > at ? target - 1 : target, [part], 0);
-    };
-    this.land();
+    });
   }
 }
 

@@ -55,7 +55,7 @@ export class Editor {
     captions.addEventListener("drafts", ({ detail }) => detail === this.id && this.draw());
     captions.addEventListener("saved", ({ detail }) => detail.includes(this.id) && this.fetch());
     dataset.addEventListener("captions", ({ detail }) => (detail === null || detail.includes(this.id)) && this.fetch());
-    dataset.addEventListener("view", () => this.drawPlace());
+    for (const name of ["items", "view"]) dataset.addEventListener(name, () => this.drawPlace());
   }
 
   picture() {
@@ -86,8 +86,7 @@ export class Editor {
 
   fields() {
     this.chips = new Chips({
-      // Chips of an earlier text, while the server takes the present one apart, would bring that back.
-      change: (parts) => (this.areFresh ? this.write(joined(parts)) : this.draw()),
+      change: (parts) => this.write(joined(parts)),
       filter: (tag) => this.look.filter(tag),
       redraw: () => this.draw(),
     });
@@ -163,7 +162,6 @@ export class Editor {
     this.view = null;
     this.text.readOnly = this.addInput.readOnly = true; // what is typed belongs to a caption that is seen
     this.conflict.close();
-    text(this.name, this.dataset.name(id));
     this.drawPlace();
     await this.fetch();
   }
@@ -192,7 +190,7 @@ export class Editor {
       return; // gone, or nobody answers: the list of pictures tells
     }
     if (turn !== this.turn || id !== this.id) return;
-    const other = this.view?.stamp !== view.stamp;
+    const other = this.view?.stamp !== view.stamp || this.view.name !== view.name;
     this.view = view;
     this.captions.found(id, view.caption);
     if (other) this.drawPicture();
@@ -203,6 +201,11 @@ export class Editor {
   write(caption) {
     if (this.view && !this.view.locked) this.captions.write(this.id, this.view.caption, caption);
     this.draw();
+  }
+
+  /** Until what is done to the chips is in the caption: where it has sentences, the server takes it apart first. */
+  async settle() {
+    if (this.chips.waiting) await this.analysis.ask();
   }
 
   add(entry, input) {
@@ -217,7 +220,10 @@ export class Editor {
     this.chips.element.lastElementChild?.scrollIntoView({ block: "nearest" });
   }
 
+  /** The picture's name, and where it stands among those that are shown. */
   drawPlace() {
+    if (!this.dataset.has(this.id)) return;
+    text(this.name, this.dataset.name(this.id));
     const place = this.dataset.places.get(this.id);
     text(
       this.place,

@@ -37,7 +37,7 @@ export class Gallery {
       layout: (width) => this.layout(width),
       make: () => this.make(),
       draw: (tile, place) => this.draw(tile, place),
-      clear: (tile) => this.thumbnails.forget(tile.image),
+      clear: (tile) => this.forget(tile),
     });
     let top = 0;
     this.element.addEventListener("scroll", () => {
@@ -107,12 +107,24 @@ export class Gallery {
     this.thumbnails.show(tile.image, this.thumb(id));
   }
 
+  /** A tile that shows nothing is found by nobody as the picture's that it showed. */
+  forget(tile) {
+    for (const name of ["id", "title", "data-id", "aria-selected"]) tile.removeAttribute(name);
+    this.thumbnails.forget(tile.image);
+  }
+
   thumb(id) {
     return address(this.dataset.look(`thumb/${id}?v=${this.dataset.value(id, "stamps")}`));
   }
 
   renew() {
     this.grid.fill(this.dataset.view.length);
+    this.follow();
+  }
+
+  /** From the top: hidden, it keeps the place to which the folder before was scrolled. */
+  begin() {
+    this.element.scrollTop = 0;
     this.follow();
   }
 

@@ -1,9 +1,9 @@
 // What was done to the dataset, to be taken back and done again, also after a restart.
 
 import { get } from "../api.js";
-import { ask, tell } from "../dialogs.js";
-import { button, h, put } from "../dom.js";
-import { clock, count } from "../format.js";
+import { ask, confirm, tell } from "../dialogs.js";
+import { button, h, put, text } from "../dom.js";
+import { bytes, clock, count } from "../format.js";
 import { attempt } from "../presets.js";
 
 export class History {
@@ -11,14 +11,18 @@ export class History {
    * @param {import("./store.js").Dataset} dataset
    * @param {import("./selection.js").Selection} selection
    * @param {import("./captions.js").Captions} captions
+   * @param {{settle: () => Promise<void>}} look `settle` ends what is being done to a caption
    */
-  constructor(dataset, selection, captions) {
-    Object.assign(this, { dataset, selection, captions });
+  constructor(dataset, selection, captions, look) {
+    Object.assign(this, { dataset, selection, captions, look });
     this.undoButton = button("Undo", () => this.undo(), { kind: "tool", icon: "undo" });
     this.redoButton = button("Redo", () => this.redo(), { kind: "tool", icon: "redo" });
     const open = button("History", () => attempt(() => this.open()), { kind: "tool", icon: "clock" });
     this.buttons = h("span", { class: "ls-inline" }, this.undoButton, this.redoButton, open);
     this.list = h("ol", { class: "ls-history" });
+    this.space = h("p", { class: "ls-help ls-grow" });
+    this.empty = button("Empty the trash …", () => this.emptyTrash(), { kind: "stop" });
+    this.forget = button("Forget the history …", () => this.forgetAll(), { kind: "stop" });
     dataset.addEventListener("status", () => this.draw());
     this.draw();
   }
@@ -58,6 +62,7 @@ export class History {
           }),
         ),
         this.list,
+        h("div", { class: "ls-row ls-small" }, this.space, this.empty, this.forget),
       ],
       [],
     );
@@ -66,6 +71,7 @@ export class History {
   async load() {
     if (!this.dataset.isOpen) return;
     const { entries } = await get(this.dataset.route("history"));
+    this.drawSpace(await get(this.dataset.route("kept")), entries.length);
     put(
       this.list,
       entries.length === 0 && h("li", { class: "ls-empty" }, "Nothing has been changed here yet."),
@@ -81,6 +87,28 @@ export class History {
     );
   }
 
+  drawSpace({ trash_files: files, trash_bytes: trash, history_bytes: history }, entries) {
+    this.kept = { files: count(files, "file"), trash: bytes(trash), entries: count(entries, "entry", "entries") };
+    const inTrash = files ? `${this.kept.files} in the trash (${bytes(trash)})` : "nothing in the trash";
+    text(this.space, history ? `On the disk: the history takes ${bytes(history)}, ${inTrash}.` : "");
+    this.empty.disabled = files === 0;
+    this.forget.disabled = entries === 0 && files === 0;
+  }
+
+  async emptyTrash() {
+    const { files, trash } = this.kept;
+    const words = `${files} in the trash, ${trash}, are deleted for good. Undo does not bring them back then.`;
+    if (await confirm("Empty the trash", words, "Delete for good")) await this.change("trash/empty");
+  }
+
+  async forgetAll() {
+    const { files, entries } = this.kept;
+    const words =
+      `${entries} of the history and ${files} in the trash are deleted for good. Captions and pictures stay as they ` +
+      "are now, and nothing that was done before can be undone. First captions are kept.";
+    if (await confirm("Forget the history", words, "Forget")) await this.change("history/forget");
+  }
+
   first() {
     return this.change("captions/first", { ids: this.selection.list() });
   }
@@ -94,8 +122,9 @@ export class History {
   }
 
   async step(which) {
+    await this.look.settle();
     await this.captions.saveFilled(); // what was typed last is what is taken back first
-    if (this.dataset.status?.[which] !== null) await this.change(which);
+    await this.change(which);
   }
 
   async change(path, body) {

@@ -1,10 +1,21 @@
 // Choosing the folder that is worked on.
 
-import { button, h, put, show, text } from "../dom.js";
+import { button, h, put, select, show, text } from "../dom.js";
 import { chooseFolder } from "../folder.js";
 import { count, fileName, whole } from "../format.js";
-import { recall } from "../memory.js";
 import { Bar } from "../status.js";
+import { lately, USUAL } from "./store.js";
+
+const EXTENSIONS = [".txt", ".caption"]; // that training reads
+
+/** How a folder is read, in words, where that is not as usual. */
+export const unusual = ({ caption_extension: extension, recursive }) =>
+  [
+    extension !== USUAL.caption_extension && `captions in ${extension}`,
+    recursive !== USUAL.recursive && "without subfolders",
+  ]
+    .filter(Boolean)
+    .join(", ");
 
 /** What is shown while no dataset is open. */
 export class Opening {
@@ -16,9 +27,10 @@ export class Opening {
       "aria-label": "Folder of pictures",
       placeholder: "Folder of pictures",
       spellcheck: "false",
-      value: recall("datasets", [])[0] ?? suggested,
-      onkeydown: (event) => event.key === "Enter" && this.open(this.input.value),
+      value: lately()[0]?.folder ?? suggested,
+      onkeydown: (event) => event.key === "Enter" && this.open(this.input.value, this.reading),
     });
+    this.options();
     this.error = h("p", { class: "ls-error", role: "alert", hidden: true });
     this.bar = new Bar("Reading the pictures");
     this.words = h("p", { class: "ls-help ls-figure", role: "status" });
@@ -38,7 +50,13 @@ export class Opening {
         { class: "ls-control" },
         this.input,
         button("Choose …", () => this.choose(), { icon: "folder" }),
-        button("Open", () => this.open(this.input.value), { kind: "primary" }),
+        button("Open", () => this.open(this.input.value, this.reading), { kind: "primary" }),
+      ),
+      h(
+        "div",
+        { class: "ls-row ls-opening-options" },
+        h("label", { class: "ls-inline" }, "Caption files", this.extension),
+        h("label", { class: "ls-inline" }, this.recursive, "With subfolders"),
       ),
       this.error,
       this.progress,
@@ -50,31 +68,53 @@ export class Opening {
   }
 
   drawRecent() {
-    const folders = recall("datasets", []);
+    const folders = lately();
     put(
       this.recent,
       folders.length > 0 && h("h4", {}, "Lately"),
-      folders.map((folder) =>
+      folders.map(({ folder, ...reading }) =>
         h(
           "button",
-          { type: "button", class: "ls-recent-folder", title: folder, onclick: () => this.open(folder) },
+          { type: "button", class: "ls-recent-folder", title: folder, onclick: () => this.open(folder, reading) },
           h("b", {}, fileName(folder)),
-          h("span", { class: "ls-path" }, folder),
+          h("span", { class: "ls-path" }, [folder, unusual(reading)].filter(Boolean).join(", ")),
         ),
       ),
     );
   }
 
-  async choose() {
-    const folder = await chooseFolder(this.input.value);
-    if (folder) await this.open(folder);
+  /** How the folder is read. */
+  options() {
+    this.extension = select(
+      EXTENSIONS.map((each) => [each, each]),
+      USUAL.caption_extension,
+      () => {},
+    );
+    this.extension.title = "Of captions that are written, and of the one that counts where a picture has several";
+    this.recursive = h("input", { type: "checkbox", class: "ls-check" });
+    this.recursive.checked = USUAL.recursive;
   }
 
-  async open(folder) {
+  get reading() {
+    return { caption_extension: this.extension.value, recursive: this.recursive.checked };
+  }
+
+  set reading({ caption_extension: extension, recursive }) {
+    this.extension.value = extension;
+    this.recursive.checked = recursive;
+  }
+
+  async choose() {
+    const folder = await chooseFolder(this.input.value);
+    if (folder) await this.open(folder, this.reading);
+  }
+
+  async open(folder, reading = USUAL) {
     this.input.value = folder;
+    this.reading = reading;
     this.fail(null);
     try {
-      await this.dataset.open(folder.trim());
+      await this.dataset.open(folder.trim(), reading);
       this.drawRecent();
     } catch (error) {
       this.fail(error);

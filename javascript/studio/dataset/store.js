@@ -3,6 +3,9 @@
 import { get, Lost, post } from "../api.js";
 import { recall, remember } from "../memory.js";
 
+/** How a folder is read where nobody says otherwise. */
+export const USUAL = { caption_extension: ".txt", recursive: true };
+
 const POLL_MS = 1500,
   OPENING_MS = 250,
   HIDDEN_MS = 8000;
@@ -12,7 +15,11 @@ const NOTHING = { tag: null, ids: [], names: [], widths: [], heights: [], stamps
 /** The status of a refusal because the folder was opened anew meanwhile. */
 export const ANEW = 409;
 
+/** The folders that were opened last, and how each was read. */
+export const lately = () => recall("datasets", []).filter((each) => each.folder);
+
 const tokenOf = (version) => version?.split(".")[0] ?? null;
+const numberOf = (version) => Number(version?.split(".")[1] ?? 0);
 
 /** What a picture's flag says. */
 export const FLAGS = { caption: 0, none: 1, problem: 2 };
@@ -34,6 +41,7 @@ export class Dataset extends EventTarget {
   forget() {
     this.id = null;
     this.folder = null;
+    this.reading = USUAL; // how it is read
     this.status = null;
     this.version = null;
     this.token = null; // of the opening to which the pictures' numbers belong
@@ -82,16 +90,23 @@ export class Dataset extends EventTarget {
     return this.rows.has(id);
   }
 
-  async open(folder) {
+  /** The folder, and how it is read. */
+  get place() {
+    return { folder: this.folder, ...this.reading };
+  }
+
+  /** @param {string} folder  @param {{caption_extension: string, recursive: boolean}} reading */
+  async open(folder, reading = USUAL) {
     clearTimeout(this.timer);
-    const status = await post("dataset/open", { folder });
+    const status = await post("dataset/open", { folder, ...reading });
     if (status.id !== this.id) {
       this.forget();
       this.id = status.id;
     }
     this.folder = status.folder;
-    const recent = recall("datasets", []).filter((each) => each !== status.folder);
-    remember("datasets", [status.folder, ...recent].slice(0, MOST_RECENT));
+    this.reading = { caption_extension: status.caption_extension, recursive: status.recursive };
+    const others = lately().filter((each) => each.folder !== status.folder);
+    remember("datasets", [this.place, ...others].slice(0, MOST_RECENT));
     await this.follow(status);
     this.later();
     return status;
@@ -130,7 +145,7 @@ export class Dataset extends EventTarget {
   async reopen() {
     this.version = null;
     try {
-      await this.follow(await post("dataset/open", { folder: this.folder }));
+      await this.follow(await post("dataset/open", this.place));
     } catch (error) {
       this.dispatchEvent(new CustomEvent("lost", { detail: error }));
       this.close();
@@ -139,6 +154,9 @@ export class Dataset extends EventTarget {
 
   /** Take what the server says, and fetch what is new with it. */
   async follow(status) {
+    // An answer that was overtaken on its way, and knows nothing of the last edit.
+    const isOlder = numberOf(status.version) < numberOf(this.version);
+    if (isOlder && status.version && tokenOf(status.version) === tokenOf(this.version)) return;
     // Opened anew by the server: the pictures' numbers are others.
     if (this.version !== null && tokenOf(status.version) !== tokenOf(this.version)) this.version = null;
     this.status = status;

@@ -34,7 +34,10 @@ export class TagJob {
   /** That of this folder which goes on, also when another page has begun it; else the one that was begun here. */
   get job() {
     if (!this.dataset.isOpen) return null;
-    const own = this.live.jobs.filter((job) => job.kind === "tag" && job.values.folder === this.dataset.folder);
+    const { folder, caption_extension: extension } = this.dataset.place;
+    const isOwn = ({ kind, values }) =>
+      kind === "tag" && values.folder === folder && (values.caption_extension ?? extension) === extension;
+    const own = this.live.jobs.filter(isOwn);
     return own.find(goesOn) ?? own.find((job) => job.id === this.id) ?? null;
   }
 

@@ -160,7 +160,7 @@ export class Tagging {
     if (!this.scope.ids.length) return this.fail(new Error("No picture is chosen.")); // none would mean all of them
     this.fail(null);
     try {
-      await this.job.start({ ...this.form.values, folder: this.dataset.folder, ...this.pictures() });
+      await this.job.start({ ...this.form.values, ...this.dataset.place, ...this.pictures() });
     } catch (error) {
       this.fail(error);
     }

@@ -2,7 +2,7 @@
 
 import { post } from "../api.js";
 import { confirm, askText, tell } from "../dialogs.js";
-import { button, debounce, h, icon, select, show, text } from "../dom.js";
+import { debounce, h, icon, put, select, text } from "../dom.js";
 import { count, whole } from "../format.js";
 import { VirtualGrid } from "./virtual.js";
 
@@ -37,6 +37,7 @@ export class TagTable {
       () => this.draw(),
     );
     this.order.setAttribute("aria-label", "Order of the tags");
+    this.kind = h("select", { class: "ls-input", "aria-label": "Kind of the tags", onchange: () => this.draw() });
     this.over = select(
       [
         ["all", "all pictures"],
@@ -62,6 +63,7 @@ export class TagTable {
       layout: (width) => ({ columns: 1, width, height: ROW_HEIGHT, gap: 0 }),
       make: () => this.make(),
       draw: (row, place) => this.fillRow(row, place),
+      clear: (row) => row.removeAttribute("data-tag"),
     });
     this.element = h(
       "div",
@@ -71,6 +73,7 @@ export class TagTable {
         { class: "ls-row ls-small" },
         h("div", { class: "ls-search-box" }, icon("search"), this.search),
         this.order,
+        this.kind,
         this.over,
       ),
       this.found,
@@ -98,6 +101,7 @@ export class TagTable {
       const { tags, counts, categories } = await post(dataset.route("tags"), body);
       if (turn !== this.turn) return;
       this.tags = tags.map((tag, place) => ({ tag, count: counts[place], category: categories[place] }));
+      this.drawKinds();
       this.most = counts.reduce((most, each) => Math.max(most, each), 1);
       this.draw();
     } catch (error) {
@@ -105,7 +109,21 @@ export class TagTable {
     }
   }
 
+  /** The kinds that there are, a person's own groups among them. */
+  drawKinds() {
+    const kinds = ["", ...new Set(this.tags.map((each) => each.category).filter(Boolean))].sort();
+    if (kinds.join() === this.kinds) return;
+    this.kinds = kinds.join();
+    const chosen = this.kind.value;
+    put(
+      this.kind,
+      kinds.map((kind) => h("option", { value: kind }, kind || "all kinds")),
+    );
+    this.kind.value = kinds.includes(chosen) ? chosen : "";
+  }
+
   draw() {
+    const kind = this.kind.value;
     const wanted = this.search.value.trim().toLowerCase();
     const orders = {
       count: (a, b) => b.count - a.count || (a.tag < b.tag ? -1 : 1),
@@ -113,7 +131,9 @@ export class TagTable {
       tag: (a, b) => (a.tag < b.tag ? -1 : 1),
       length: (a, b) => b.tag.length - a.tag.length || b.count - a.count,
     };
-    this.shown = this.tags.filter((each) => each.tag.toLowerCase().includes(wanted)).sort(orders[this.order.value]);
+    this.shown = this.tags
+      .filter((each) => each.tag.toLowerCase().includes(wanted) && (!kind || each.category === kind))
+      .sort(orders[this.order.value]);
     text(this.found, `${count(this.shown.length, "tag")} in ${count(this.ids.length, "picture")}`);
     this.grid.fill(this.shown.length);
   }

@@ -2,9 +2,8 @@
 
 import { get, post } from "../api.js";
 import { button, h, show, text } from "../dom.js";
-import { whole } from "../format.js";
 import { attempt } from "../presets.js";
-import { Bar } from "../status.js";
+import { Bar, progressOf, timeWords } from "../status.js";
 
 const ASK_MS = 300;
 
@@ -50,8 +49,10 @@ export class TaskView {
     }
   }
 
-  draw({ what, done, total }) {
-    this.bar.set({ status: "running", progress: { what, done, total } });
-    text(this.words, total ? `${what}: ${whole(done)} of ${whole(total)}` : what || "Starting …");
+  draw(progress) {
+    const job = { status: "running", progress };
+    this.bar.set(job);
+    const words = [progressOf(job).words, timeWords(job)].filter(Boolean).join(", ");
+    text(this.words, progress.total ? words : progress.what || "Starting …");
   }
 }

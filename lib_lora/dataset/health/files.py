@@ -51,9 +51,9 @@ def _trash_pictures(collection: Collection, items: Sequence[int], files: Sequenc
 
 @CHECKS.register("orphan_caption")
 def orphan_captions(view: View) -> Iterator[Finding]:
-    if isinstance(view.scan, StudioError) or not view.scan.orphans:
+    names = tuple(view.collection.orphans)
+    if not names:
         return
-    names = tuple(view.name_of(path) for path in view.scan.orphans)
     yield Finding(
         "orphan_caption",
         "warning",

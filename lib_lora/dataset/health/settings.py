@@ -67,5 +67,5 @@ class HealthSettings(BucketOptions):
         None, "length of the run in steps; 1600 when neither is given", minimum=1, group=GROUP
     )
     max_token_length: int = option(
-        75, "longest caption, 75, 150 or 225", minimum=75, maximum=225, unit="tokens", group=GROUP
+        75, "longest caption, a multiple of 75", minimum=75, maximum=1500, unit="tokens", group=GROUP
     )
