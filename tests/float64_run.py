@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
 from lib_lora.models.loader import load_model
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.data import TrainingData
 from lib_lora.training.denoising import Denoising
-from lib_lora.training.loop import train
+from lib_lora.training.guard import NanGuard
+from lib_lora.training.loop import Trainer, train
 from lib_lora.training.optimizers import OptimizerSet
 from lib_lora.training.planning import make_plan
 from lib_lora.training.processes import ALONE
+from lib_lora.training.scaler import LossScaler
 from lib_lora.training.schedules import Schedule, ScheduleShape
 
 SPEC = NetworkSpec(rank=2, alpha=1.0, conv_rank=2, conv_alpha=2.0)
@@ -42,7 +44,7 @@ class Setting:
         schedule = Schedule(optimizers, "constant", ScheduleShape(self.data.plan.total_steps))
         self.network.attach()
         try:
-            yield from train(
+            trainer = Trainer(
                 self.model,
                 self.network,
                 self.data,
@@ -50,8 +52,10 @@ class Setting:
                 self.config,
                 optimizers,
                 schedule,
-                control=control,
+                LossScaler(enabled=False),
+                NanGuard(self.config, {}),
                 processes=processes,
             )
+            yield from train(trainer, control=control)
         finally:
             self.network.detach_from_model()

@@ -41,6 +41,8 @@ WHEELS = {
     ("prodigyopt", "1.1.2"): [],
     ("dadaptation", "3.2"): [],
     ("lion_pytorch", "0.2.5"): ["torch>=1.6"],
+    ("came_pytorch", "0.1.3"): ["torch>=1.6"],
+    ("schedulefree", "1.4.1"): ["torch"],
     ("tensorboard", "2.20.0"): ["numpy>=1.12"],
     ("tomli", "2.5.0"): [],
     ("numpy", "2.4.0"): [],

@@ -1,8 +1,9 @@
 // What a run would do, while the form is being filled in.
 
 import { post, Refused } from "./api.js";
+import { LineChart } from "./charts.js";
 import { debounce, h, put, show, svg, text } from "./dom.js";
-import { count, fileName, megabytes, whole } from "./format.js";
+import { count, fileName, megabytes, rate, whole } from "./format.js";
 
 const WAIT_MS = 450;
 const NO_DATASET = "Choose a folder of pictures: its buckets and steps are shown here.";
@@ -44,7 +45,7 @@ export class Planner extends EventTarget {
   }
 }
 
-/** The dataset as it would be trained: numbers, buckets as bars, what is left out. */
+/** The run as it would be: numbers, buckets as bars, the learning rate as curves, what is left out. */
 export class PlanView {
   constructor(planner) {
     this.empty = h("p", { class: "ls-empty" }, NO_DATASET);
@@ -52,7 +53,15 @@ export class PlanView {
     this.chart = h("div", { class: "ls-buckets" });
     this.leftOut = h("details", { class: "ls-left-out", hidden: true }, h("summary"), h("ul"));
     this.body = h("div", { class: "ls-plan-body", hidden: true }, this.facts, this.chart);
-    this.element = h("div", { class: "ls-plan", "aria-live": "polite" }, this.empty, this.body, this.leftOut);
+    this.rates = new RateView();
+    this.element = h(
+      "div",
+      { class: "ls-plan", "aria-live": "polite" },
+      this.empty,
+      this.body,
+      this.rates.element,
+      this.leftOut,
+    );
     planner.addEventListener("asked", () =>
       text(this.empty, planner.form.values.train_data_dir ? "Reading the pictures …" : NO_DATASET),
     );
@@ -65,11 +74,13 @@ export class PlanView {
     show(this.empty, !plan);
     show(this.body, plan);
     show(this.leftOut, plan && plan.left_out.length > 0);
+    this.rates.draw(plan, error);
     if (!plan) return;
     put(
       this.facts,
       fact("Pictures", whole(plan.pictures)),
       plan.regularisation > 0 && fact("Regularisation", whole(plan.regularisation)),
+      plan.held_out > 0 && fact("Held out", whole(plan.held_out)),
       fact("With repeats", whole(plan.repeats_total)),
       fact("Steps an epoch", whole(plan.steps_per_epoch)),
       fact("Steps in all", whole(plan.steps)),
@@ -80,6 +91,38 @@ export class PlanView {
     put(
       list,
       plan.left_out.map((each) => h("li", {}, h("b", { title: each.file }, fileName(each.file)), ` ${each.why}`)),
+    );
+  }
+}
+
+/** The learning rate of each group over the run. */
+class RateView {
+  constructor() {
+    this.chart = new LineChart({ label: "Learning rate", format: rate, height: 84 });
+    this.note = h("span", { class: "ls-help" });
+    this.element = h(
+      "div",
+      { class: "ls-rates", hidden: true },
+      h("header", { class: "ls-part-head" }, h("h3", {}, "Learning rate"), this.note),
+      this.chart.element,
+    );
+  }
+
+  draw(plan, error) {
+    const rates = plan?.rates;
+    this.element.classList.toggle("ls-stale", Boolean(error));
+    show(this.element, rates);
+    if (!rates) return;
+    text(this.note, rates.note);
+    show(this.chart.element, Object.keys(rates.groups).length > 0);
+    const ends = Array.from({ length: plan.epochs }, (_, index) => ({
+      step: (index + 1) * plan.steps_per_epoch,
+      epoch: index + 1,
+    }));
+    this.chart.set(
+      rates.steps,
+      Object.entries(rates.groups).map(([name, y]) => ({ name, y })),
+      ends,
     );
   }
 }

@@ -4,7 +4,7 @@ import { getText } from "./api.js";
 import { act } from "./actions.js";
 import { LineChart, smooth } from "./charts.js";
 import { button, h, newId, put, show, text } from "./dom.js";
-import { loss, megabytes, rate, withoutBars } from "./format.js";
+import { loss, megabytes, rate, whole, withoutBars } from "./format.js";
 import { ACTIVE, Feed } from "./live.js";
 import { recall, remember } from "./memory.js";
 import { Gallery } from "./pictures.js";
@@ -78,6 +78,7 @@ export class RunPanel {
     this.rateChart = new LineChart({ label: "Learning rate", format: rate, height: 110 });
     this.lossNow = h("b", { class: "ls-figure" });
     this.memory = h("span", { class: "ls-figure" });
+    this.best = h("p", { class: "ls-help" });
     const slider = h("input", {
       type: "range",
       min: 0,
@@ -102,6 +103,7 @@ export class RunPanel {
         slider,
       ),
       this.lossChart.element,
+      this.best,
       h(
         "header",
         { class: "ls-part-head" },
@@ -199,8 +201,11 @@ export class RunPanel {
   }
 
   drawCurves() {
-    const { steps, losses, rates, epochs } = this.feed;
-    this.lossChart.set(steps, [{ name: "loss", y: smooth(losses, Number(this.smoothing.value)), raw: losses }], epochs);
+    const { steps, losses, rates, epochs, validations, best } = this.feed;
+    const curves = [{ name: "loss", y: smooth(losses, Number(this.smoothing.value)), raw: losses }];
+    if (validations.length > 0) curves.push({ name: "held out", y: held(steps, validations) });
+    this.lossChart.set(steps, curves, epochs);
+    text(this.best, best ? `Held out: best ${loss(best.loss)} after epoch ${best.epoch}, step ${whole(best.step)}` : "");
     this.rateChart.set(
       steps,
       [...rates].map(([name, y]) => ({ name, y })),
@@ -233,4 +238,13 @@ export class RunPanel {
     }
     if (bottom) this.log.scrollTop = this.log.scrollHeight;
   }
+}
+
+/** The last measured loss at each step: a line with a stair at each measurement. */
+function held(steps, validations) {
+  let place = -1;
+  return steps.map((step) => {
+    while (place + 1 < validations.length && validations[place + 1].step <= step) place++;
+    return place < 0 ? NaN : validations[place].loss;
+  });
 }

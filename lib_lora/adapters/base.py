@@ -2,140 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib_lora.adapters.spec import NetworkSpec, NetworkState, Target
 from lib_lora.base.errors import StudioError
 from lib_lora.base.registry import Registry
 from lib_lora.base.seeds import derive_seed
-
-UNET = "unet"
-TEXT_ENCODER = "text_encoder"
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """What kind of network, and on which layers.
-
-    Args:
-        rank: of linear layers and 1x1 convolutions.
-        alpha: the change is scaled by alpha / rank; 0 means alpha = rank.
-        conv_rank: of 3x3 convolutions; None leaves the residual blocks and samplers out altogether.
-        conv_alpha: None takes ``alpha``; 0 means the convolution's rank.
-        dropout: probability that an activation of the rank is zeroed; None and 0 are off, for these three.
-        rank_dropout: probability that one of the ranks is zeroed, per sample.
-        module_dropout: probability that an adapter is left out of a step.
-        targets: "all", "attention", "cross-attention", "self-attention", or a regular expression to be found in
-            the layer's own name (``down_blocks.0.attentions.0...``, ``text_model.encoder.layers.0...``).
-        network_type: a name of ``NETWORKS``.
-    """
-
-    rank: int
-    alpha: float
-    conv_rank: int | None = None
-    conv_alpha: float | None = None
-    dropout: float | None = None
-    rank_dropout: float | None = None
-    module_dropout: float | None = None
-    targets: str = "all"
-    train_unet: bool = True
-    train_text_encoder: bool = True
-    network_type: str = "LoRA"
-
-    def __post_init__(self) -> None:
-        for name, rank in (("network_dim", self.rank), ("conv_dim", self.conv_rank)):
-            if rank is not None and rank < 1:
-                raise StudioError("not allowed", field=name, came=rank, allowed="a whole number, at least 1")
-        for name, alpha in (("network_alpha", self.alpha), ("conv_alpha", self.conv_alpha)):
-            if alpha is not None and alpha < 0:
-                raise StudioError("not allowed", field=name, came=alpha, allowed="a number, at least 0")
-        for name in ("dropout", "rank_dropout", "module_dropout"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share < 1:
-                name = "network_dropout" if name == "dropout" else name
-                raise StudioError("not allowed", field=name, came=share, allowed="a number from 0 to below 1")
-
-
-@dataclass
-class NetworkState:
-    """What changes while a network is used; its adapters look here at every forward.
-
-    ``step`` and ``samples``, the pictures of the batch, own the dropout draws: a forward that is repeated under the
-    same numbers, as gradient checkpointing does, draws the same, and so does a picture in another batch. Without
-    ``samples`` the batch's rows count as pictures.
-    """
-
-    seed: int = 0
-    step: int = 0
-    samples: tuple[int, ...] = ()
-    multiplier: float = 1.0
-    strengths: dict[str, float] = field(default_factory=lambda: {UNET: 1.0, TEXT_ENCODER: 1.0})
-
-    def strength(self, part: str) -> float:
-        return self.multiplier * self.strengths[part]
-
-    def repeat(self) -> AbstractContextManager[None]:
-        """A context in which this state is once more what it is now, for a forward that is repeated later."""
-        return self._as(replace(self, strengths=dict(self.strengths)))
-
-    @contextmanager
-    def _as(self, past: NetworkState) -> Iterator[None]:
-        now = dict(vars(self))
-        vars(self).update(vars(past))
-        try:
-            yield
-        finally:
-            vars(self).update(now)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A frozen layer to adapt: its names in files and in the model, its part ("unet" or "text_encoder")."""
-
-    key: str
-    module_name: str
-    part: str
-    layer: nn.Linear | nn.Conv2d
-
-    @property
-    def is_conv(self) -> bool:
-        return isinstance(self.layer, nn.Conv2d)
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        """(kh, kw) of a convolution, () of a linear layer."""
-        return tuple(self.layer.kernel_size) if self.is_conv else ()
-
-    @property
-    def is_spatial(self) -> bool:
-        """A convolution that looks at neighbours, 3x3 in Stable Diffusion."""
-        return self.kernel not in ((), (1, 1))
-
-    @property
-    def in_size(self) -> int:
-        return self.layer.in_channels if self.is_conv else self.layer.in_features
-
-    @property
-    def out_size(self) -> int:
-        return self.layer.out_channels if self.is_conv else self.layer.out_features
 
 
 class Adapter(nn.Module, ABC):
     """A trainable change of one frozen layer: y = layer(x) + strength * delta(x).
 
-    It hangs on the layer by a forward hook and leaves weights, flags and methods of the layer as they are. Its
-    parameters are float32 whatever the layer's dtype is; it computes in float32, or in autocast's dtype.
+    It hangs on the layer by a forward hook, or takes the layer's ``forward`` over where the two together cost less,
+    and leaves weights and flags of the layer as they are. Its parameters are float32 whatever the layer's dtype is; it
+    computes in float32, or in autocast's dtype.
     """
 
     # Suffixes of the type's keys in files: those it cannot do without, and those that may be missing.
     needs: ClassVar[frozenset[str]]
     may_have: ClassVar[frozenset[str]] = frozenset()
+    # Whether it has a ``run`` of its own, and whether DoRA can be put on top of it.
+    takes_over: ClassVar[bool] = False
+    has_dora: ClassVar[bool] = False
 
     def __init__(self, target: Target, state: NetworkState, module_dropout: float | None = None) -> None:
         super().__init__()
@@ -144,6 +39,7 @@ class Adapter(nn.Module, ABC):
         # In a tuple, lest the frozen layer becomes a part of this module and its weights are trained and saved.
         self._target = (target,)
         self._handle: torch.utils.hooks.RemovableHandle | None = None
+        self._own_forward: tuple[Callable[[Tensor], Tensor] | None] | None = None  # while the layer's is taken over
         self.state = state
         self.module_dropout = module_dropout or 0.0
 
@@ -185,65 +81,155 @@ class Adapter(nn.Module, ABC):
     def dense_delta(self) -> Tensor:
         """The change of the layer's weight, before strength: float32, shape of the weight."""
 
-    @abstractmethod
+    def bias_delta(self) -> Tensor | None:
+        """The change of the layer's bias, before strength; None where it stays as it is."""
+        return None
+
     def low_rank(self) -> tuple[Tensor, Tensor, float]:
         """(up [out, r], down [r, in * kh * kw], scale): the change is scale * up @ down, reshaped.
 
         Raises:
             NotImplementedError: this type's change has no low rank.
         """
+        raise NotImplementedError
 
     @abstractmethod
+    def parts(self) -> dict[str, Tensor]:
+        """Its parameters by their suffixes in files."""
+
     def state_tensors(self) -> dict[str, Tensor]:
         """What a file keeps, by suffix, float32."""
+        return {suffix: tensor.detach() for suffix, tensor in self.parts().items()}
 
-    @abstractmethod
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Look whether a file's tensors, by suffix, could be loaded.
 
         Raises:
             StudioError: they have other shapes than this adapter.
         """
+        for suffix, parameter in self.parts().items():
+            self.fitted(suffix, tensors, parameter)
 
-    @abstractmethod
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a file's tensors, by suffix; raises as ``check`` does, and then nothing was changed."""
+        fitted = [(own, self.fitted(suffix, tensors, own)) for suffix, own in self.parts().items()]
+        with torch.no_grad():
+            for parameter, tensor in fitted:
+                parameter.copy_(tensor)
+
+    def fitted(self, suffix: str, tensors: Mapping[str, Tensor], parameter: Tensor) -> Tensor:
+        """A file's tensor in the parameter's shape; raises as ``check`` does."""
+        # Some files hold a 1x1 convolution's matrices without the two ones.
+        wanted = list(parameter.shape)
+        shape = list(tensors[suffix].shape) if suffix in tensors else None
+        if shape is None or _without_ones(shape) != _without_ones(wanted):
+            raise StudioError(
+                "does not fit: the LoRA is for another model family, of another type, or has another rank",
+                field=f"{self.key}.{suffix}",
+                came=shape,
+                allowed=f"shape {wanted}",
+            )
+        return tensors[suffix].reshape(wanted)
 
     def note(self) -> str | None:
         """Something odd about this adapter that a person may want to know."""
         return None
 
+    def draw(self, parameter: Tensor, name: str = "", *, deviation: float | None = None) -> None:
+        """Fill a parameter with N(0, deviation^2), or with kaiming_uniform(a = sqrt 5): +-1 / sqrt(fan_in)."""
+        if parameter.is_meta:
+            return
+        owner = (self.key, name) if name else (self.key,)
+        generator = torch.Generator("cpu").manual_seed(derive_seed(self.state.seed, "init", *owner))
+        values = torch.empty(parameter.shape)
+        if deviation is None:
+            bound = 1 / math.sqrt(parameter[0].numel())
+            values.uniform_(-bound, bound, generator=generator)
+        else:
+            values.normal_(0, deviation, generator=generator)
+        with torch.no_grad():
+            parameter.copy_(values)
+
+    def plus_parameters(self) -> list[nn.Parameter]:
+        """Those that LoRA+ gives a higher learning rate (arXiv 2402.12354)."""
+        return []
+
     def attach(self) -> None:
         """Change the layer's output from now on; twice is once."""
-        if self._handle is None:
-            self._handle = self.target.layer.register_forward_hook(self._hook)
+        if self.attached:
+            return
+        layer = self.target.layer
+        own = vars(layer).get("forward")
+        # Another LoRA's adapter that has taken it over would not know this one's layer: this one adds to it.
+        if self.takes_over and not isinstance(getattr(own, "__self__", None), Adapter):
+            self._own_forward = (own,)
+            layer.forward = self._forward
+        else:
+            self._handle = layer.register_forward_hook(self._hook)
 
     def detach_from_layer(self) -> None:
         """Leave the layer as it was found."""
+        if self._own_forward is not None:
+            del self.target.layer.forward
+            if self._own_forward[0] is not None:
+                self.target.layer.forward = self._own_forward[0]
+            self._own_forward = None
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
 
     @property
     def attached(self) -> bool:
-        return self._handle is not None
+        return self._handle is not None or self._own_forward is not None
 
     def _hook(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        strength = self._strength_now()
+        return self.add_to(output, args[0], strength) if strength else None
+
+    def _forward(self, x: Tensor) -> Tensor:
+        strength = self._strength_now()
+        return self.run(x, strength) if strength else self.layer_forward(x)
+
+    def _strength_now(self) -> float:
         strength = self.state.strength(self.target.part)
-        if strength == 0 or (self.training and self._is_left_out()):
-            return None
-        return self.add_to(output, args[0], strength)
+        return 0.0 if strength and self.training and self._is_left_out() else strength
+
+    def layer_forward(self, x: Tensor) -> Tensor:
+        """What the layer itself makes of ``x``, whether its forward was taken over or not."""
+        layer = self.target.layer
+        own = self._own_forward[0] if self._own_forward else vars(layer).get("forward")
+        return own(x) if own is not None else type(layer).forward(layer, x)
+
+    @property
+    def may_replace_weight(self) -> bool:
+        """Whether nothing but the layer's weight decides its output, so that another may take its place."""
+        return self._own_forward == (None,)
+
+    def run(self, x: Tensor, strength: float) -> Tensor:
+        """The changed layer's output, where the layer's forward was taken over."""
+        return self.add_to(self.layer_forward(x), x, strength)
 
     def add_to(self, output: Tensor, x: Tensor, strength: float) -> Tensor:
         """output + strength * delta(x), in the type of ``output``."""
         delta = self.delta(x)
         return output + (delta if strength == 1 else strength * delta).to(output.dtype)
 
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``x`` through the layer with another weight [out, in, ...] and no bias."""
+        layer = self.target.layer
+        if not self.target.is_conv:
+            return F.linear(x, weight)
+        return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)
+
+    def base_weight(self) -> Tensor:
+        """The layer's own, float32."""
+        return self.target.layer.weight.detach().float()
+
     def _is_left_out(self) -> bool:
         if not self.module_dropout:
             return False
         # One draw for all pictures of a step: left out for some of them, a layer would be computed all the same.
-        return torch.rand((), generator=self._generator("module")).item() < self.module_dropout
+        return torch.rand((), generator=self.generator("module")).item() < self.module_dropout
 
     def dropout_draw(self, kind: str, shape: Sequence[int]) -> Tensor:
         """Uniform draws from 0 to 1 of ``shape`` [rows, ...] for this adapter's dropout of one kind at this step.
@@ -255,10 +241,10 @@ class Adapter(nn.Module, ABC):
             samples = tuple(range(shape[0]))
         rows = shape[0] // max(1, len(samples))
         own_shape = (rows, *shape[1:])
-        draws = [torch.rand(own_shape, generator=self._generator(kind, sample)) for sample in samples]
+        draws = [torch.rand(own_shape, generator=self.generator(kind, sample)) for sample in samples]
         return torch.cat(draws) if draws else torch.empty(tuple(shape))
 
-    def _generator(self, *owner: str | int) -> torch.Generator:
+    def generator(self, *owner: str | int) -> torch.Generator:
         seed = derive_seed(self.state.seed, "dropout", self.state.step, self.key, *owner)
         return torch.Generator("cpu").manual_seed(seed)
 
@@ -266,6 +252,11 @@ class Adapter(nn.Module, ABC):
 def compute_input(x: Tensor, dtype: torch.dtype) -> Tensor:
     """``x`` in the adapter's dtype, or as it came where CUDA's autocast chooses one (other autocasts cast back)."""
     return x if x.is_cuda and torch.is_autocast_enabled() else x.to(dtype)
+
+
+def _without_ones(shape: list[int]) -> list[int]:
+    """[r, in, 1, 1] -> [r, in]."""
+    return shape[:2] if shape[2:] == [1, 1] else shape
 
 
 NETWORKS: Registry[type[Adapter]] = Registry("network_type")

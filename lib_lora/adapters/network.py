@@ -10,7 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lib_lora.adapters.base import NETWORKS, TEXT_ENCODER, UNET, Adapter, NetworkSpec, NetworkState, Target
+from lib_lora.adapters.base import NETWORKS, Adapter
+from lib_lora.adapters.dora import DoraAdapter
+from lib_lora.adapters.full import NormAdapter
+from lib_lora.adapters.spec import TEXT_ENCODER, UNET, NetworkSpec, NetworkState, Target
 from lib_lora.adapters.targets import all_targets, find_targets
 from lib_lora.arch.keys import split_key
 from lib_lora.base.errors import StudioError
@@ -57,7 +60,7 @@ class Network(nn.Module):
         targets = [target for target in find_targets(unet, text_encoders, spec) if wants(target)]
         if not targets:
             raise StudioError("leaves no layer to train", field="block_lr_weight", allowed="a weight above 0")
-        made = [kind.create(target, spec, state) for target in targets]
+        made = [_create(kind, target, spec, state) for target in targets]
         adapters = [adapter for adapter in made if adapter is not None]
         if not adapters:
             raise StudioError(
@@ -139,12 +142,18 @@ class Network(nn.Module):
         self.state.step, self.state.samples = step, tuple(samples)
 
     def parameter_groups(
-        self, group_of: Callable[[Target], str] = lambda target: target.part
+        self, group_of: Callable[[Target, bool], str] = lambda target, plus: target.part
     ) -> dict[str, list[nn.Parameter]]:
-        """Parameters by group, the UNet's first; by part ("unet", "text_encoder") where nothing else is asked for."""
+        """Parameters by group, the UNet's first; by part ("unet", "text_encoder") where nothing else is asked for.
+
+        Args:
+            group_of: of a layer's parameters, and whether they are those that LoRA+ gives another rate.
+        """
         groups: dict[str, list[nn.Parameter]] = defaultdict(list)
         for adapter in sorted(self, key=lambda adapter: adapter.target.part != UNET):
-            groups[group_of(adapter.target)] += adapter.parameters()
+            plus = {id(parameter) for parameter in adapter.plus_parameters()}
+            for parameter in adapter.parameters():
+                groups[group_of(adapter.target, id(parameter) in plus)].append(parameter)
         return dict(groups)
 
     @property
@@ -158,13 +167,14 @@ class Network(nn.Module):
     def state_tensors(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """What a file keeps: kohya's keys, copies on the CPU, in ``dtype``.
 
-        An alpha that ``dtype`` cannot hold exactly stays float32, lest saving changes the LoRA's strength.
+        Whole numbers stay what they are, and an alpha that ``dtype`` cannot hold exactly stays float32, lest saving
+        changes the LoRA's strength.
         """
         tensors = {}
         for adapter in self:
             for suffix, tensor in adapter.state_tensors().items():
                 cast = tensor.to("cpu", dtype, copy=True)
-                exact = suffix != "alpha" or cast.float() == tensor
+                exact = tensor.is_floating_point() and (suffix != "alpha" or cast.float() == tensor)
                 tensors[f"{adapter.key}.{suffix}"] = cast if exact else tensor
         return tensors
 
@@ -206,13 +216,18 @@ def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return modules
 
 
+def _create(kind: type[Adapter], target: Target, spec: NetworkSpec, state: NetworkState) -> Adapter | None:
+    kind = NormAdapter if target.is_norm else DoraAdapter if spec.dora else kind
+    return kind.create(target, spec, state)
+
+
 def _adapter_from_file(
     target: Target | None, tensors: Mapping[str, Tensor], spec: NetworkSpec | None, state: NetworkState
 ) -> Adapter | None:
     if target is None:
         return None
-    for name in NETWORKS:
-        kind = NETWORKS.get(name)
+    kinds = (NormAdapter,) if target.is_norm else (*map(NETWORKS.get, NETWORKS), DoraAdapter)
+    for kind in kinds:
         if kind.owns(tensors):
             return kind.from_tensors(target, tensors, spec, state)
     return None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from lib_lora.adapters.base import TEXT_ENCODER, UNET, NetworkSpec, Target
+from lib_lora.adapters.spec import TEXT_ENCODER, UNET, NetworkSpec, Target
 from lib_lora.arch.keys import UNET_PREFIX, kohya_key, text_module_name, text_prefix, unet_file_name
 from lib_lora.base.errors import StudioError
 
@@ -19,6 +19,9 @@ from lib_lora.base.errors import StudioError
 UNET_BLOCKS = frozenset({"Transformer2DModel"})
 UNET_CONV_BLOCKS = frozenset({"ResnetBlock2D", "Downsample2D", "Upsample2D"})
 TEXT_BLOCKS = frozenset({"CLIPAttention", "CLIPSdpaAttention", "CLIPFlashAttention2", "CLIPMLP"})
+
+LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
+NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm)
 
 _ATTENTION = {
     "attention": r"\.(attn1|attn2|self_attn)\.",
@@ -28,12 +31,13 @@ _ATTENTION = {
 
 
 def find_targets(unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkSpec) -> list[Target]:
-    """The layers that ``spec`` names, text encoders first, in the models' own order.
+    """The layers that ``spec`` names, text encoders first, in the models' own order; normalisation layers last.
 
     Raises:
         StudioError: no layer at all, or a broken regular expression.
     """
-    blocks = UNET_BLOCKS if spec.conv_rank is None else UNET_BLOCKS | UNET_CONV_BLOCKS
+    has_convolutions = spec.conv_rank is not None or any(block.conv_rank for block in spec.block_ranks.values())
+    blocks = UNET_BLOCKS | UNET_CONV_BLOCKS if has_convolutions else UNET_BLOCKS
     wanted = _name_filter(spec.targets)
     targets = []
     if spec.train_text_encoder:
@@ -49,18 +53,21 @@ def find_targets(unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkS
             came=spec.targets,
             allowed="all, attention, cross-attention, self-attention, or a regular expression found in a layer's name",
         )
+    if spec.train_norm and spec.train_unet:
+        layers = _inside(unet, UNET_BLOCKS | UNET_CONV_BLOCKS, NORMS)
+        targets += _targets(unet, UNET_PREFIX, UNET, layers, is_sdxl=_is_sdxl(text_encoders))
     return targets
 
 
 def all_targets(unet: nn.Module, text_encoders: list[nn.Module]) -> dict[str, Target]:
-    """Every linear layer and convolution by its name in files: what some file may hold a change of.
+    """Every linear, convolution and normalisation layer by its name in files: what some file may hold a change of.
 
     The layers of SDXL's UNet are found under both their names, LDM's and diffusers'.
     """
     targets = []
     for prefix, encoder in _prefixed(text_encoders):
-        targets += _targets(encoder, prefix, TEXT_ENCODER, _layers(encoder))
-    targets += _targets(unet, UNET_PREFIX, UNET, _layers(unet), is_sdxl=_is_sdxl(text_encoders))
+        targets += _targets(encoder, prefix, TEXT_ENCODER, _layers(encoder, LAYERS + NORMS))
+    targets += _targets(unet, UNET_PREFIX, UNET, _layers(unet, LAYERS + NORMS), is_sdxl=_is_sdxl(text_encoders))
     named = {kohya_key(UNET_PREFIX, target.module_name): target for target in targets if target.part == UNET}
     return named | {target.key: target for target in targets}
 
@@ -87,17 +94,19 @@ def _name_filter(targets: str) -> Callable[[str], object]:
         ) from None
 
 
-def _inside(root: nn.Module, blocks: frozenset[str]) -> Iterator[tuple[str, nn.Module]]:
+def _inside(
+    root: nn.Module, blocks: frozenset[str], kinds: tuple[type[nn.Module], ...] = LAYERS
+) -> Iterator[tuple[str, nn.Module]]:
     """Layers inside blocks of the named classes, each once."""
     for block_name, block in root.named_modules():
         if type(block).__name__ in blocks:
-            for name, layer in _layers(block):
+            for name, layer in _layers(block, kinds):
                 yield f"{block_name}.{name}", layer
 
 
-def _layers(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _layers(root: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[tuple[str, nn.Module]]:
     for name, module in root.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, kinds):
             yield name, module
 
 

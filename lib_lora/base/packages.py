@@ -15,8 +15,10 @@ from importlib import metadata
 OPTIONAL = {
     "lycoris_lora": "the LyCORIS network types",
     "prodigyopt": "the optimizer Prodigy",
-    "dadaptation": "the optimizers DAdaptAdam and DAdaptLion",
+    "dadaptation": "the optimizers of D-Adaptation",
     "lion-pytorch": "the optimizer Lion",
+    "came-pytorch": "the optimizer CAME",
+    "schedulefree": "the schedule-free optimizers",
     "tensorboard": "the charts for TensorBoard",
     "ImageHash": "the health report of datasets",
     "onnxruntime": "the taggers",
@@ -31,6 +33,7 @@ _BUILDS = {
 # By what they are imported as: whatever else is missing, nobody is told to install what happens to have its name.
 _PACKAGES = {
     "PIL": "Pillow",
+    "came_pytorch": "came-pytorch",
     "imagehash": "ImageHash",
     "lion_pytorch": "lion-pytorch",
     "lycoris": "lycoris_lora",
@@ -39,7 +42,8 @@ _PACKAGES = {
         name: name
         for name in (
             *("accelerate", "bitsandbytes", "dadaptation", "diffusers", "huggingface_hub", "numpy", "onnxruntime"),
-            *("prodigyopt", "psutil", "safetensors", "tensorboard", "tokenizers", "tomli", "tqdm", "transformers"),
+            *("prodigyopt", "psutil", "safetensors", "schedulefree", "tensorboard", "tokenizers", "tomli", "tqdm"),
+            "transformers",
         )
     },
 }

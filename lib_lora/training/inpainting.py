@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.data import Batch
+from lib_lora.training.draws import StepRandom
 from lib_lora.training.latents import vae_input
 from lib_lora.training.noise import sample_generator, sample_noise
-from lib_lora.training.objectives import StepRandom
 
 WHOLE_PICTURE_SHARE = 0.25
 

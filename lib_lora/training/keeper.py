@@ -60,7 +60,8 @@ class StateKeeper:
             )
         self._load_weights(state.weights, path)
         for name, part in self._machine.items():
-            part.load_state_dict(state.machine[name])
+            if name in state.machine:  # a version without it saved none
+                part.load_state_dict(state.machine[name])
         self.metadata.update(state.metadata)
         self.last = path
         return notes
@@ -77,10 +78,15 @@ class StateKeeper:
 
     @property
     def _machine(self) -> dict[str, Any]:
-        return {"optimizers": self.setup.optimizers, "schedule": self.setup.schedule, "scaler": self.setup.scaler}
+        parts = {name: part for name, part in self.setup.parts.items() if name != "weights"}
+        return {**parts, "guard": self.setup.guard}
 
     @cached_property
     def _description(self) -> dict[str, Any]:
         return describe_run(
-            self.setup.config, self.setup.plan, self.setup.model, self.metadata, describe_pictures(self.setup.plan)
+            self.setup.config,
+            self.setup.plan,
+            self.setup.model,
+            self.metadata,
+            describe_pictures(self.setup.plan, masks=self.setup.config.masked_loss),
         )

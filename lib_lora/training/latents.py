@@ -18,20 +18,29 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Progress
 from lib_lora.base.seeds import derive_seed
 from lib_lora.base.signals import Control
-from lib_lora.dataset.images import FittedImage, load_fitted
+from lib_lora.dataset.augment import Tone, apply_tone
+from lib_lora.dataset.images import Crop, FittedImage, load_fitted
 from lib_lora.dataset.plan import Plan, PlannedImage
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.cache import TensorCache, file_identity, make_key, weights_identity
 
 READERS = 4
+LATENT_PX = 8  # a cell of the latents is 8 x 8 pixels
 T, R = TypeVar("T"), TypeVar("R")
 
 
 class Side(NamedTuple):
-    """A picture of the plan by its place, or its mirror image."""
+    """A picture of the plan by its place, or its mirror image.
+
+    Attributes:
+        crop: where it is cut before it is mirrored, in place of the middle; such a one is not kept.
+        tone: another colour; such a one is not kept.
+    """
 
     image: int
     flipped: bool
+    crop: Crop | None = None
+    tone: Tone | None = None
 
 
 class LatentStore:
@@ -133,7 +142,8 @@ class LatentStore:
 
     def _load(self, side: Side) -> FittedImage:
         image = self.plan.images[side.image]
-        return load_fitted(image.record, image.bucket, flipped=side.flipped)
+        fitted = load_fitted(image.record, image.bucket, crop=side.crop, flipped=side.flipped)
+        return fitted if side.tone is None else fitted._replace(pixels=apply_tone(fitted.pixels, side.tone))
 
     def _key(self, side: Side, vae: str, together: int) -> str:
         image = self.plan.images[side.image]
@@ -176,6 +186,24 @@ class LatentStore:
         mean, std = moments.chunk(2)
         generator = torch.Generator("cpu").manual_seed(_latent_seed(self.seed, self.plan.images[side.image], side))
         return (mean + std * torch.randn(mean.shape, generator=generator)) * self._scale
+
+
+class NoLatents:
+    """In the place of latents where samples are noise alone: zeros in the bucket's size."""
+
+    cache = None
+
+    def __init__(self, plan: Plan, channels: int) -> None:
+        self._plan = plan
+        self._channels = channels
+
+    def fill(self, model: DiffusionModel, control: Control) -> Iterator[Progress]:
+        """Nothing to encode."""
+        yield from ()
+
+    def latent(self, side: Side) -> torch.Tensor:
+        width, height = self._plan.images[side.image].bucket.resolution
+        return torch.zeros(self._channels, height // LATENT_PX, width // LATENT_PX)
 
 
 def vae_input(pixels: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from lib_lora.base.errors import StudioError
-from lib_lora.base.events import Event, StepDone
+from lib_lora.base.events import Event, StepDone, Validated, WentBack
 from lib_lora.files.atomic import atomic_write, write_bytes
 
 COLUMNS = ("step", "epoch", "loss", "average_loss", "seconds")
@@ -21,7 +21,7 @@ COLUMNS = ("step", "epoch", "loss", "average_loss", "seconds")
 class RunLog:
     """Writes ``loss.csv`` and ``tensorboard/`` line by line, ``loss.png`` now and then and when closed.
 
-    A context manager. Hand it every event of a run; it looks at the steps only.
+    A context manager. Hand it every event of a run; it looks at the steps, and at what became of them.
 
     Args:
         before: the bytes of loss.csv that a run is resumed with; whatever else is in the file goes.
@@ -45,6 +45,10 @@ class RunLog:
         self._next_picture = time.monotonic() + _PICTURE_SECONDS
 
     def write(self, event: Event) -> None:
+        if isinstance(event, WentBack):
+            self.go_back(event.step)
+        if isinstance(event, Validated) and self._board is not None:
+            self._board.add_scalar("loss/validation", event.loss, event.step)
         if not isinstance(event, StepDone):
             return
         loss = f"{event.loss:.6g}"
@@ -72,6 +76,21 @@ class RunLog:
     def bytes(self) -> bytes:
         """What loss.csv holds so far."""
         return self.table.read_bytes()
+
+    def go_back(self, step: int) -> None:
+        """Forget what came after ``step``."""
+        lines = self.table.read_bytes().splitlines(keepends=True)
+        self._file.close()
+        write_bytes(self.table, b"".join(lines[: step + 1]) if step else b"")
+        self._file = self.table.open("a", newline="", encoding="utf-8")
+        if not step:
+            self._csv = None
+        elif self._csv is not None:
+            self._csv = csv.DictWriter(self._file, self._csv.fieldnames)
+        del self.losses[step:]
+        if self._board is not None:
+            self._board.close()
+            self._board = _board(self.folder / "tensorboard", purge_step=step + 1)
 
     def _refresh_picture(self) -> None:
         started = time.monotonic()

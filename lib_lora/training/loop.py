@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,18 +12,22 @@ import torch
 
 from lib_lora.adapters.network import Network
 from lib_lora.base.errors import StudioError
-from lib_lora.base.events import EpochDone, Event, StepDone, TrainingStarted
+from lib_lora.base.events import EpochDone, Event, StepDone, TrainingStarted, WentBack
 from lib_lora.base.signals import Control
 from lib_lora.models.device import used_memory_mb
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.data import Batch, TrainingData
+from lib_lora.training.draws import StepRandom
+from lib_lora.training.ema import Ema
+from lib_lora.training.guard import NanGuard, NotFinite
 from lib_lora.training.half import autocast
-from lib_lora.training.objectives import LossTerms, StepRandom
+from lib_lora.training.objectives import LossTerms
 from lib_lora.training.optimizers import OptimizerSet
 from lib_lora.training.processes import ALONE, Processes, Wishes
 from lib_lora.training.scaler import LossScaler
 from lib_lora.training.schedules import Schedule
+from lib_lora.training.weight_norms import scale_weight_norms
 
 
 class Objective(Protocol):
@@ -30,6 +35,9 @@ class Objective(Protocol):
 
     def __call__(self, model: DiffusionModel, batch: Batch, rng: StepRandom) -> LossTerms:
         """The weighted loss of each sample of the batch, with gradient."""
+
+
+_MOST_PICTURES = 5
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class Trainer:
     optimizers: OptimizerSet
     schedule: Schedule
     scaler: LossScaler
+    guard: NanGuard
+    ema: Ema | None = None
     processes: Processes = ALONE
     parameters: list[torch.nn.Parameter] = field(init=False)
 
@@ -69,18 +79,12 @@ class Trainer:
         self.network.train()
         own = self._gradients(self.processes.share(batches), samples, rng, step)
         loss = self.processes.sum_gradients(self.parameters, own) / samples
-        if not loss - loss == 0.0:
-            raise StudioError(
-                f"the loss is not a finite number at step {step + 1}",
-                field="learning_rate",
-                came=self.config.learning_rate,
-                allowed="a lower rate, a lower alpha, or mixed_precision no",
-            )
+        self._watch("the loss is", loss, step)
         finite = self.scaler.unscale(self.parameters)
         if finite:
-            if self.config.max_grad_norm > 0:
-                torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            self._watch("the length of the gradients is", self._clip(), step)
             self.optimizers.step()
+            self._after_update()
         rates = self.optimizers.learning_rates()
         self.optimizers.zero_grad()
         self.network.eval()
@@ -88,32 +92,45 @@ class Trainer:
         seconds, memory_mb = time.perf_counter() - started, used_memory_mb(self.model.device)
         return StepDone(step + 1, epoch, loss, rates, seconds, skipped=not finite, memory_mb=memory_mb)
 
+    def _watch(self, what: str, number: float | torch.Tensor | None, step: int) -> None:
+        """
+        Raises:
+            NotFinite: the number is none, and somebody minds.
+        """
+        if number is not None and self.guard.watches and not bool(number - number == 0.0):
+            raise NotFinite(what, step + 1)
+
+    def _clip(self) -> torch.Tensor | None:
+        """Shorten the gradients where they are too long; their length before, None where nobody wants to know."""
+        longest = self.config.max_grad_norm or math.inf
+        if longest == math.inf and not self.guard.watches:
+            return None
+        return torch.nn.utils.clip_grad_norm_(self.parameters, longest)
+
+    def _after_update(self) -> None:
+        if self.config.scale_weight_norms:
+            scale_weight_norms(self.network, self.config.scale_weight_norms)
+        if self.ema:
+            self.ema.update()
+
+    def forget(self) -> None:
+        """Leave nothing of a step that was given up."""
+        self.optimizers.zero_grad()
+        self.network.eval()
+
     def _gradients(self, batches: Sequence[list[int]], samples: int, rng: StepRandom, step: int) -> float:
         """Gather the scaled gradients of this process's share; the sum of its samples' losses."""
         device, sums = self.model.device, []
         for ids in batches:
             self.network.set_step(step, ids)
             with autocast(device, self.config.mixed_precision):
-                losses = self.objective(self.model, self.data.batch(ids, device, rng.epoch), rng).loss
+                losses = self.objective(self.model, self.data.batch(ids, device, rng.epoch, step), rng).loss
             (losses.sum() * (self.scaler.scale / samples)).backward()
             sums.append(losses.detach().sum())  # read once per step: each look at a card's number waits for it
         return float(sum(sums))
 
 
-def train(
-    model: DiffusionModel,
-    network: Network,
-    data: TrainingData,
-    objective: Objective,
-    config: TrainConfig,
-    optimizers: OptimizerSet,
-    schedule: Schedule,
-    *,
-    control: Control | None = None,
-    processes: Processes = ALONE,
-    scaler: LossScaler | None = None,
-    first_step: int = 0,
-) -> Iterator[Event]:
+def train(trainer: Trainer, *, control: Control | None = None, first_step: int = 0) -> Iterator[Event]:
     """Train the network's adapters, which must be attached, and nothing else.
 
     A generator: the caller takes events and does between them what it wants (save, sample, show); the model
@@ -121,41 +138,67 @@ def train(
     asks for a state, a LoRA or a pause, ``Asked`` comes, which is the caller's to serve.
 
     Args:
-        scaler: of the loss; made as ``config.mixed_precision`` asks where it is not given.
         first_step: steps that were made before; an epoch that they complete is told again.
 
     Raises:
-        StudioError: the loss is no longer a finite number, or another process has failed.
+        StudioError: numbers are no longer finite and the guard has given up, or another process has failed.
     """
-    control = control or Control()
-    scaler = scaler or LossScaler(config.mixed_precision == "fp16")
-    trainer = Trainer(model, network, data, objective, config, optimizers, schedule, scaler, processes)
-    plan, step = data.plan, first_step
+    plan, step = trainer.data.plan, first_step
     yield TrainingStarted(plan.total_steps, plan.steps_per_epoch, plan.epochs, step)
+    while True:
+        try:
+            yield from _steps(trainer, control or Control(), step)
+            return
+        except NotFinite as fault:
+            trainer.forget()
+            step = trainer.guard.go_back(fault, _pictures(trainer.data, fault.step))
+            yield WentBack(step, fault.step, f"{fault.what} not a finite number", trainer.schedule.scale)
+
+
+def _steps(trainer: Trainer, control: Control, step: int) -> Iterator[Event]:
+    """Steps and epochs after the first ``step`` steps.
+
+    Raises:
+        NotFinite: one of them gave no finite numbers.
+    """
+    plan = trainer.data.plan
     for epoch in range(1, plan.epochs + 1):
         before = (epoch - 1) * plan.steps_per_epoch
         if step > before + plan.steps_per_epoch:
             continue
-        rng = StepRandom(config.seed, epoch)
-        for batches in _global_batches(data, epoch)[step - before :]:
+        rng = StepRandom(trainer.config.seed, epoch)
+        for batches in _global_batches(trainer.data, epoch)[step - before :]:
             if step == plan.total_steps:
                 break
-            while (wishes := processes.agree(control)).any:
+            while (wishes := trainer.processes.agree(control)).any:
                 yield Asked(step, epoch, wishes)
             if wishes.stop:
                 return
-            try:
-                done = trainer.step(batches, rng, step, epoch)
-            except torch.cuda.OutOfMemoryError as error:
-                raise StudioError(
-                    f"the card's memory is full at step {step + 1}",
-                    field="train_batch_size",
-                    came=config.train_batch_size,
-                    allowed="a smaller batch, a lower resolution, gradient_checkpointing, or network_train_unet_only",
-                ) from error
+            trainer.guard.keep(step, trainer.parameters)
+            done = _step_that_fits(trainer, batches, rng, step, epoch)
             step = done.step
             yield done
         yield EpochDone(epoch, step)
+
+
+def _step_that_fits(trainer: Trainer, batches: Sequence[list[int]], rng: StepRandom, step: int, epoch: int) -> StepDone:
+    try:
+        return trainer.step(batches, rng, step, epoch)
+    except torch.cuda.OutOfMemoryError as error:
+        raise StudioError(
+            f"the card's memory is full at step {step + 1}",
+            field="train_batch_size",
+            came=trainer.config.train_batch_size,
+            allowed="a smaller batch, a lower resolution, gradient_checkpointing, or network_train_unet_only",
+        ) from error
+
+
+def _pictures(data: TrainingData, step: int) -> str:
+    """The names of the pictures of a step, counted from 1, for a person."""
+    epoch, place = divmod(step - 1, data.plan.steps_per_epoch)
+    ids = [sample for batch in _global_batches(data, epoch + 1)[place] for sample in batch]
+    names = [data.plan.entries[sample].record.path.name for sample in ids]
+    return ", ".join(names[:_MOST_PICTURES]) + (" ..." if len(names) > _MOST_PICTURES else "")
 
 
 def _global_batches(data: TrainingData, epoch: int) -> list[Sequence[list[int]]]:

@@ -18,6 +18,7 @@ from lib_lora.files.file_hashes import HashAhead, sha256_steps
 from lib_lora.files.lora_file import model_hash_legacy
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.config import TrainConfig
+from lib_lora.training.objective_checks import own_options
 
 _SD2_V = "stable-diffusion-v2-768-v"
 
@@ -35,7 +36,7 @@ def run_metadata(
     values: dict[str, Any] = {
         "ss_session_id": derive_seed(config.seed, "session", repr(started)) % 2**32,
         "ss_training_started_at": started,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": _network_module(config),
         "ss_network_args": _network_args(config),
         "ss_v2": model.family is Family.SD2,
         "ss_base_model_version": BASE_VERSIONS[model.family] + ("_v" if _is_sd2_v(model) else ""),
@@ -43,8 +44,9 @@ def run_metadata(
         "ss_text_encoder_lr": rates.get("text_encoder"),
         "ss_cache_latents": config.cache_latents,
         "ss_zero_terminal_snr": model.zero_terminal_snr,
-        "ss_loss_type": "l2",
+        "ss_debiased_estimation": config.debiased_estimation_loss,
         **_own_options(config),
+        **_objective(config),
         **_dataset(config, plan),
         **_checkpoint(model),
         **hashes,
@@ -85,9 +87,26 @@ def _own_options(config: TrainConfig) -> dict[str, Any]:
         "max_token_length",
         "seed",
         "noise_offset",
+        "noise_offset_random_strength",
         "adaptive_noise_scale",
+        "multires_noise_iterations",
+        "multires_noise_discount",
+        "ip_noise_gamma",
+        "ip_noise_gamma_random_strength",
+        "loss_type",
+        "huber_c",
+        "huber_schedule",
+        "huber_scale",
+        "scale_v_pred_loss_like_noise_pred",
+        "validation_split",
+        "validation_seed",
+        "validate_every_n_epochs",
+        "validate_every_n_steps",
+        "ema_decay",
+        "v_pred_like_loss",
         "training_comment",
         "max_grad_norm",
+        "scale_weight_norms",
         "prior_loss_weight",
         "min_snr_gamma",
         "min_timestep",
@@ -98,17 +117,23 @@ def _own_options(config: TrainConfig) -> dict[str, Any]:
     return {f"ss_{name}": getattr(config, name) for name in names} | {"ss_optimizer": config.optimizer_type + arguments}
 
 
+def _objective(config: TrainConfig) -> dict[str, Any]:
+    """How it was trained, and with what; ``ss_*`` keys of our own."""
+    return {f"ss_{name}": getattr(config, name) for name in ("objective", *own_options(config.objective))}
+
+
 def _dataset(config: TrainConfig, plan: Plan) -> dict[str, Any]:
     width, height = parse_resolution(config.resolution)
-    training = [image for image in plan.images if not image.record.regularisation]
+    training = [] if plan.noise else [image for image in plan.images if not image.record.regularisation]
     regularisation = [image for image in plan.images if image.record.regularisation]
     buckets = {
         str(index): {"resolution": list(resolution), "count": count}
         for index, (resolution, count) in enumerate(plan.buckets.items())
     }
     return {
-        "ss_num_train_images": plan.train_samples,
+        "ss_num_train_images": 0 if plan.noise else plan.train_samples,
         "ss_num_reg_images": plan.reg_samples,
+        "ss_num_validation_images": plan.validation.train_samples if plan.validation else 0,
         "ss_num_batches_per_epoch": plan.batches_per_epoch,
         "ss_num_epochs": plan.epochs,
         "ss_max_train_steps": plan.total_steps,
@@ -139,16 +164,62 @@ _CAPTION_OPTIONS = (
     "caption_dropout_rate",
     "caption_dropout_every_n_epochs",
     "caption_tag_dropout_rate",
+    "secondary_separator",
+    "enable_wildcard",
+    "weighted_captions",
+    "token_warmup_min",
+    "token_warmup_step",
+    "masked_loss",
+    "alpha_mask",
     "flip_aug",
+    "random_crop",
+    "color_aug",
 )
-_NETWORK_OPTIONS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_lr_weight")
+_NETWORK_OPTIONS = (
+    "down_lr_weight",
+    "mid_lr_weight",
+    "up_lr_weight",
+    "block_lr_zero_threshold",
+    "block_lr_weight",
+    "block_dims",
+    "block_alphas",
+    "conv_block_dims",
+    "conv_block_alphas",
+    "loraplus_lr_ratio",
+    "loraplus_unet_lr_ratio",
+    "loraplus_text_encoder_lr_ratio",
+    "train_norm",
+    "dora_wd",
+    "rs_lora",
+    "use_tucker",
+    "use_scalar",
+    "decompose_both",
+    "full_matrix",
+    "constraint",
+)
+# LyCORIS' words for the types, by which kohya's files name them.
+_ALGORITHMS = {"LoHa": "loha", "LoKr": "lokr", "IA3": "ia3", "GLoRA": "glora", "Diag-OFT": "diag-oft", "BOFT": "boft"}
+_ALGORITHMS |= {"Full": "full", "DyLoRA": "dylora"}
+
+
+def _network_module(config: TrainConfig) -> str:
+    if config.network_type == "DyLoRA":
+        return "networks.dylora"
+    beyond_lora = any(getattr(config, name) for name in ("dora_wd", "use_tucker", "use_scalar", "train_norm"))
+    return "networks.lora" if config.network_type == "LoRA" and not beyond_lora else "lycoris.kohya"
 
 
 def _network_args(config: TrainConfig) -> dict[str, Any]:
     """What sd-scripts takes as ``network_args``."""
     given: dict[str, Any] = {}
+    if config.network_type in _ALGORITHMS:
+        given = {"algo": _ALGORITHMS[config.network_type]}
+    if config.network_type == "LoKr":
+        given["factor"] = config.factor
+    if config.network_type == "DyLoRA":
+        given["unit"] = config.unit
     if config.conv_dim:
-        given = {"conv_dim": config.conv_dim, "conv_alpha": config.conv_alpha}
+        given |= {"conv_dim": config.conv_dim, "conv_alpha": config.conv_alpha}
     dropouts = {name: getattr(config, name) for name in ("rank_dropout", "module_dropout")}
     given |= {name: share for name, share in dropouts.items() if share}
     lists = {name: getattr(config, name) for name in _NETWORK_OPTIONS}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.seeds import derive_seed
@@ -47,6 +48,14 @@ def velocity(
     return (alpha * noise - sigma * latents).to(latents.dtype)
 
 
+def noise_of_velocity(
+    prediction: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor, alphas_cumprod: torch.Tensor
+) -> torch.Tensor:
+    """eps = sqrt(a_bar_t) v + sqrt(1 - a_bar_t) z_t: the noise in ``noisy`` of which ``prediction`` is the velocity."""
+    alpha, sigma = _alpha_sigma(timesteps, alphas_cumprod, noisy)
+    return (alpha * prediction + sigma * noisy).to(noisy.dtype)
+
+
 def _alpha_sigma(
     timesteps: torch.Tensor, alphas_cumprod: torch.Tensor, like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,7 +70,11 @@ def _alpha_sigma(
 
 
 def noise_offset(
-    noise: torch.Tensor, latents: torch.Tensor, offset: float, adaptive_scale: float, draw: torch.Tensor
+    noise: torch.Tensor,
+    latents: torch.Tensor,
+    offset: float | torch.Tensor,
+    adaptive_scale: float,
+    draw: torch.Tensor,
 ) -> torch.Tensor:
     """eps + max(0, o + a |mean_hw z|) draw: noise whose mean over a channel is not zero.
 
@@ -69,12 +82,37 @@ def noise_offset(
 
     Args:
         noise, latents: [B, C, h, w].
-        offset: o.
+        offset: o, one for all or [B, 1, 1, 1].
         adaptive_scale: a; the mean is that of each image's channel.
         draw: standard normal [B, C, 1, 1].
     """
     strength = (offset + adaptive_scale * latents.mean(dim=(2, 3), keepdim=True).abs()).clamp(min=0.0)
     return (noise + strength * draw).to(noise.dtype)
+
+
+def multires_noise(
+    shape_of_one: Sequence[int], levels: int, discount: float, generator: torch.Generator
+) -> torch.Tensor:
+    """sum over i of d^i up(randn(C, h / r^i, w / r^i)), r drawn from 2 to 4 for each level: [C, h, w], float32.
+
+    Whitaker's "Multi-Resolution Noise for Diffusion Model Training" as sd-scripts' ``pyramid_noise_like`` has it:
+    bilinear, from level 0, and no further once a side is a single cell.
+
+    Args:
+        shape_of_one: [C, h, w].
+        levels: how many at most.
+        discount: d.
+    """
+    channels, height, width = shape_of_one
+    total = torch.zeros(tuple(shape_of_one))
+    for level in range(levels):
+        ratio = 2.0 + 2.0 * torch.rand((), generator=generator, dtype=torch.float64).item()
+        size = (max(1, int(height / ratio**level)), max(1, int(width / ratio**level)))
+        noise = torch.randn(1, channels, *size, generator=generator)
+        total += F.interpolate(noise, size=(height, width), mode="bilinear")[0] * discount**level
+        if 1 in size:
+            break
+    return total
 
 
 def sample_generator(seed: int, purpose: str, epoch: int, sample: int | str) -> torch.Generator:

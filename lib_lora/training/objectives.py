@@ -3,44 +3,48 @@ loss per sample, and leaves batching, precision and the backward pass to the loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from lib_lora.training.losses import check_prediction_type, min_snr_weight, per_sample_mse
-from lib_lora.training.noise import (
-    TRAIN_STEPS,
-    add_noise,
-    noise_offset,
-    sample_noise,
-    sample_timesteps,
-    snr,
-    velocity,
+from lib_lora.base.errors import StudioError
+from lib_lora.training.draws import Draws, NoiseOptions, seen_noise, training_noise
+from lib_lora.training.losses import (
+    check_prediction_type,
+    debiased_weight,
+    huber_threshold,
+    min_snr_weight,
+    noise_like_weight,
+    per_sample_loss,
 )
+from lib_lora.training.noise import TRAIN_STEPS, add_noise, snr, velocity
 
 # (noisy latents [B, C, h, w], timesteps [B], context [B, n, d]) -> prediction [B, C, h, w]
 UNetCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class NoiseOptions:
-    """What changes the noise and the weight of a timestep.
+class DenoisingOptions(NoiseOptions):
+    """What changes the noise and the loss of a step; names and meanings are those of the options of a run.
 
     Args:
-        noise_offset: strength of the per-channel offset; 0 is off.
-        adaptive_noise_scale: adds this times |mean of the latents' channel| to the offset; 0 is off.
+        loss_type: one of ``losses.LOSS_TYPES``.
+        huber_c, huber_schedule, huber_scale: see ``losses.huber_threshold``.
         min_snr_gamma: g of the min-SNR weights; None is off, 5 is the paper's.
+        debiased_estimation_loss: weights of ``losses.debiased_weight``.
+        scale_v_pred_loss_like_noise_pred: weights of ``losses.noise_like_weight``.
+        v_pred_like_loss: k in L + k L / noise_like_weight; None is off.
     """
 
-    noise_offset: float = 0.0
-    adaptive_noise_scale: float = 0.0
+    loss_type: str = "l2"
+    huber_c: float = 0.1
+    huber_schedule: str = "snr"
+    huber_scale: float = 1.0
     min_snr_gamma: float | None = None
-
-    @property
-    def offsets(self) -> bool:
-        """Whether the noise needs the draw of an offset."""
-        return self.noise_offset != 0.0 or self.adaptive_noise_scale != 0.0
+    debiased_estimation_loss: bool = False
+    scale_v_pred_loss_like_noise_pred: bool = False
+    v_pred_like_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,48 +59,11 @@ class NoiseSchedule:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The random part of a step: noise [B, C, h, w], timesteps [B], offset_noise [B, C, 1, 1] or None."""
-
-    noise: torch.Tensor
-    timesteps: torch.Tensor
-    offset_noise: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class StepRandom:
-    """Who owns a step's draws: the run's seed and the epoch; each sample adds its own id."""
-
-    seed: int
-    epoch: int
-
-
-@dataclass(frozen=True)
 class LossTerms:
     """``loss`` [B] with all weights, to be differentiated; ``raw`` [B] the plain error, detached, to be shown."""
 
     loss: torch.Tensor
     raw: torch.Tensor
-
-
-def sample_draws(
-    shape_of_one: Sequence[int],
-    seed: int,
-    epoch: int,
-    sample_ids: Sequence[int | str],
-    options: NoiseOptions,
-    min_timestep: int = 0,
-    max_timestep: int = TRAIN_STEPS,
-) -> Draws:
-    """The draws of a batch, on the CPU; ``shape_of_one`` is the latents' [C, h, w] and ``max_timestep`` is exclusive.
-
-    Each kind of draw has its own seed: switching an option on leaves the other draws as they were.
-    """
-    noise = sample_noise(shape_of_one, seed, epoch, sample_ids, "noise")
-    timesteps = sample_timesteps(seed, epoch, sample_ids, min_timestep, max_timestep)
-    if not options.offsets:
-        return Draws(noise, timesteps)
-    return Draws(noise, timesteps, sample_noise((shape_of_one[0], 1, 1), seed, epoch, sample_ids, "noise_offset"))
 
 
 def denoising_loss(
@@ -106,12 +73,12 @@ def denoising_loss(
     sample_weights: torch.Tensor,
     draws: Draws,
     schedule: NoiseSchedule,
-    options: NoiseOptions,
+    options: DenoisingOptions,
     mask: torch.Tensor | None = None,
 ) -> LossTerms:
-    """w_i u(t_i) mean (unet(z_t, t, c) - target)^2 for each sample i.
+    """w_i u(t_i) mean loss(unet(z_t, t, c) - target) for each sample i.
 
-    The target is the noise (with its offset) or the velocity, by ``schedule.prediction_type``; u is the min-SNR weight.
+    The target is the noise or the velocity, by ``schedule.prediction_type``; u is ``timestep_weights``.
 
     Args:
         unet: a ``UNetCall``; size conditions and the like are bound into it by the caller.
@@ -122,36 +89,64 @@ def denoising_loss(
         mask: [B, 1, h, w] or None.
 
     Raises:
-        ValueError: an offset is asked for and ``draws`` has none.
+        ValueError: the options ask for draws that were not made.
     """
     # Latents may be half precision: only what the UNet reads is rounded to their type, the target is not.
     clean = latents.to(torch.promote_types(latents.dtype, torch.float32))
-    noise = offset_noise_of(draws, clean, options)
-    noisy = add_noise(clean, noise, draws.timesteps, schedule.alphas_cumprod)
+    noise = training_noise(draws, clean, options)
+    noisy = add_noise(clean, seen_noise(draws, noise, options), draws.timesteps, schedule.alphas_cumprod)
     prediction = unet(noisy.to(latents.dtype), draws.timesteps.to(latents.device), context)
     target = noise
     if schedule.prediction_type == "v_prediction":
         target = velocity(clean, noise, draws.timesteps, schedule.alphas_cumprod)
-    raw = per_sample_mse(prediction, target, mask)
+    raw = per_sample_loss(prediction, target, mask, options.loss_type, _threshold(draws.timesteps, schedule, options))
     weights = timestep_weights(draws.timesteps, schedule, options).to(raw.dtype).to(raw.device)
     return LossTerms(raw * weights * sample_weights.to(raw), raw.detach())
 
 
-def offset_noise_of(draws: Draws, latents: torch.Tensor, options: NoiseOptions) -> torch.Tensor:
-    """The noise on the latents' device and in their type, with the offset where ``options`` asks for one."""
-    noise = draws.noise.to(latents)
-    if not options.offsets:
-        return noise
-    if draws.offset_noise is None:
-        raise ValueError("the options ask for a noise offset, and the draws have none")
-    return noise_offset(
-        noise, latents, options.noise_offset, options.adaptive_noise_scale, draws.offset_noise.to(latents)
-    )
+def _threshold(timesteps: torch.Tensor, schedule: NoiseSchedule, options: DenoisingOptions) -> torch.Tensor | None:
+    if options.loss_type not in ("huber", "smooth_l1"):
+        return None
+    how = options.huber_schedule, options.huber_c, options.huber_scale
+    return huber_threshold(timesteps, schedule.alphas_cumprod, *how)
 
 
-def timestep_weights(timesteps: torch.Tensor, schedule: NoiseSchedule, options: NoiseOptions) -> torch.Tensor:
-    """u(t) [B]: the min-SNR weights, or ones; in the type and on the device of ``alphas_cumprod``."""
+def timestep_weights(timesteps: torch.Tensor, schedule: NoiseSchedule, options: DenoisingOptions) -> torch.Tensor:
+    """u(t) [B]: the product of the weights that are on; in the type and on the device of ``alphas_cumprod``."""
     ratio = snr(schedule.alphas_cumprod[timesteps.to(schedule.alphas_cumprod.device)])
-    if options.min_snr_gamma is None:
-        return torch.ones_like(ratio)
-    return min_snr_weight(ratio, options.min_snr_gamma, schedule.prediction_type)
+    weights = torch.ones_like(ratio)
+    if options.min_snr_gamma is not None:
+        weights = weights * min_snr_weight(ratio, options.min_snr_gamma, schedule.prediction_type)
+    if options.scale_v_pred_loss_like_noise_pred:
+        weights = weights * noise_like_weight(ratio)
+    if options.v_pred_like_loss is not None:
+        weights = weights * (1.0 + options.v_pred_like_loss / noise_like_weight(ratio))
+    if options.debiased_estimation_loss:
+        weights = weights * debiased_weight(ratio, schedule.prediction_type)
+    return weights
+
+
+def check_weights(schedule: NoiseSchedule, options: DenoisingOptions, max_timestep: int = TRAIN_STEPS) -> None:
+    """That the weights mean something for this model's schedule; ``max_timestep`` is exclusive.
+
+    Raises:
+        StudioError: a weight that belongs to the other prediction type, or is infinite at a timestep.
+    """
+    is_velocity = schedule.prediction_type == "v_prediction"
+    for name, wants_velocity in (("scale_v_pred_loss_like_noise_pred", True), ("v_pred_like_loss", False)):
+        if getattr(options, name) and wants_velocity != is_velocity:
+            kind = "v-prediction" if wants_velocity else "epsilon"
+            raise StudioError(
+                f"is for models of {kind}, which this one is not",
+                field=name,
+                came=getattr(options, name),
+                allowed=f"off, for a model that predicts {schedule.prediction_type}",
+            )
+    last = torch.tensor([max_timestep - 1])
+    if not timestep_weights(last, schedule, options).isfinite().all():
+        raise StudioError(
+            f"is infinite at timestep {max_timestep - 1}, where zero terminal SNR leaves no signal",
+            field="v_pred_like_loss" if options.v_pred_like_loss else "debiased_estimation_loss",
+            came=options.v_pred_like_loss or True,
+            allowed=f"off, or max_timestep {TRAIN_STEPS - 1}",
+        )

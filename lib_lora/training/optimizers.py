@@ -1,4 +1,4 @@
-"""Optimizers by name, with the arguments that the guides give as defaults.
+"""A run's optimizers, built and handled as one.
 
 Each parameter group gets an optimizer of its own: prodigyopt and dadaptation refuse groups of different rates, and a
 step size that is found for the UNet says nothing about the text encoder.
@@ -6,15 +6,11 @@ step size that is found for the UNet says nothing about the text encoder.
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import importlib
-import importlib.util
 import inspect
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,8 +18,8 @@ import torch
 from torch.optim import Optimizer
 
 from lib_lora.base.errors import StudioError
-from lib_lora.base.packages import how_to_get
-from lib_lora.base.registry import Registry
+from lib_lora.training.optimizer_args import check_names, parse_args
+from lib_lora.training.optimizer_table import OPTIMIZERS, OptimizerEntry, find_optimizer
 
 
 @dataclass(frozen=True)
@@ -33,280 +29,6 @@ class ParamGroup:
     name: str
     parameters: Sequence[torch.nn.Parameter]
     lr: float | None = None
-
-
-@dataclass(frozen=True)
-class OptimizerEntry:
-    """One optimizer, as the registry, forms and docs want it.
-
-    Args:
-        name: what people choose it by.
-        module, attribute: where the class lives; imported on first use.
-        help: one line.
-        default_lr: the learning rate that suits a LoRA; None: the class's own.
-        schedule: the ``lr_scheduler`` that goes with it.
-        default_args: the guides' arguments; what a person gives replaces them one by one.
-        warmup_args: defaults on top of those when the learning rate is warmed up.
-        adaptive: it finds its step size itself.
-        switch: an argument that, given as False, turns ``default_args`` off.
-        hidden: arguments that nobody may give, since they touch what is not the optimizer's.
-        late: arguments set on the group after construction; the class prints when its constructor sees them.
-        needs_cuda: it is one of bitsandbytes' and runs on a CUDA card only.
-    """
-
-    name: str
-    module: str
-    attribute: str
-    help: str = ""
-    default_lr: float | None = None
-    schedule: str = "cosine"
-    default_args: Mapping[str, Any] = field(default_factory=dict)
-    warmup_args: Mapping[str, Any] = field(default_factory=dict)
-    adaptive: bool = False
-    switch: str = ""
-    hidden: frozenset[str] = frozenset()
-    late: frozenset[str] = frozenset()
-    needs_cuda: bool = False
-
-    def load(self, device: torch.device | None = None) -> type[Optimizer]:
-        """The class.
-
-        Args:
-            device: where the parameters will be; None: wherever there is most.
-
-        Raises:
-            StudioError: there is no CUDA card for one that needs it, or the run is not on it; the package is missing
-                or has no such optimizer. Nothing else takes its place.
-        """
-        if self.needs_cuda and not torch.cuda.is_available():
-            raise _refusal("needs a CUDA card, and there is none here", self.name)
-        if self.needs_cuda and device is not None and device.type != "cuda":
-            raise _refusal(f"needs a CUDA card, and this run is on {device}", self.name)
-        package = self.module.partition(".")[0]
-        if not package.isidentifier() or importlib.util.find_spec(package) is None:
-            how = how_to_get(package)
-            to_add = f"; to add it: {how}" if how else ""
-            raise _refusal(f"needs the Python package {package}, which is not installed{to_add}", self.name)
-        try:
-            found = getattr(importlib.import_module(self.module), self.attribute, None)
-        except (ImportError, OSError, RuntimeError) as error:  # a package may miss its native library
-            raise _refusal(f"{self.module} cannot be imported: {error}", self.name) from error
-        if not (isinstance(found, type) and issubclass(found, Optimizer)):
-            raise _refusal(f"{self.module} has no optimizer {self.attribute}", self.name)
-        return found
-
-    def defaults(self, given: Mapping[str, Any], with_warmup: bool) -> dict[str, Any]:
-        """The arguments that apply beside those that were given."""
-        if self.switch and given.get(self.switch) is False:
-            return {}
-        return {**self.default_args, **(self.warmup_args if with_warmup else {})}
-
-
-OPTIMIZERS: Registry[OptimizerEntry] = Registry("optimizer_type")
-
-
-def _add(entry: OptimizerEntry) -> None:
-    OPTIMIZERS.register(entry.name)(entry)
-
-
-# log_every writes to the root logger or to stdout, fsdp_in_use calls torch.distributed on a CUDA card.
-_D_HIDDEN = frozenset({"log_every", "fsdp_in_use"})
-
-_add(
-    OptimizerEntry(
-        "AdamW",
-        "torch.optim",
-        "AdamW",
-        help="the usual choice; learning rates are given by hand",
-        default_lr=1e-4,
-        schedule="cosine_with_restarts",
-    )
-)
-_add(
-    OptimizerEntry(
-        "AdaFactor",
-        "transformers.optimization",
-        "Adafactor",
-        help="adaptive and light on memory, learns slowly; relative_step=False takes a learning rate instead",
-        schedule="adafactor",
-        adaptive=True,
-        switch="relative_step",
-        default_args={"relative_step": True, "scale_parameter": True, "warmup_init": True},
-    )
-)
-_add(
-    OptimizerEntry(
-        "Lion",
-        "lion_pytorch",
-        "Lion",
-        help="steps by sign (arXiv 2302.06675); wants 3 to 10 times less learning rate than AdamW",
-        default_lr=3e-5,
-        hidden=frozenset({"use_triton"}),  # without triton it ends the process
-    )
-)
-_add(
-    OptimizerEntry(
-        "Prodigy",
-        "prodigyopt",
-        "Prodigy",
-        help="adaptive, the guides' recommendation; leave the learning rate at 1",
-        default_lr=1.0,
-        schedule="constant",
-        adaptive=True,
-        default_args={
-            "decouple": True,
-            "weight_decay": 0.01,
-            "d_coef": 2.0,
-            "use_bias_correction": True,
-            "safeguard_warmup": False,
-            "betas": (0.9, 0.99),
-        },
-        warmup_args={"safeguard_warmup": True},
-        hidden=_D_HIDDEN,
-        late=frozenset({"decouple"}),
-    )
-)
-_add(
-    OptimizerEntry(
-        "DAdaptAdam",
-        "dadaptation",
-        "DAdaptAdam",
-        help="adaptive; leave the learning rate at 1, or between 0.1 and 1",
-        default_lr=1.0,
-        schedule="constant",
-        adaptive=True,
-        default_args={"decouple": True, "weight_decay": 0.01, "betas": (0.9, 0.99)},
-        hidden=_D_HIDDEN,
-        late=frozenset({"decouple"}),
-    )
-)
-_add(
-    OptimizerEntry(
-        "DAdaptLion",
-        "dadaptation",
-        "DAdaptLion",
-        help="adaptive Lion; leave the learning rate at 1",
-        default_lr=1.0,
-        schedule="constant",
-        adaptive=True,
-        default_args={"weight_decay": 0.01, "betas": (0.9, 0.99)},
-        hidden=_D_HIDDEN,
-    )
-)
-_add(
-    OptimizerEntry(
-        "SGDNesterov",
-        "torch.optim",
-        "SGD",
-        help="plain gradient descent with momentum; learns very slowly",
-        default_lr=1e-3,
-        schedule="cosine_with_restarts",
-        default_args={"momentum": 0.9, "nesterov": True},
-    )
-)
-
-_BITSANDBYTES = (
-    ("AdamW8bit", "AdamW8bit", 1e-4, "AdamW with a quarter of the memory"),
-    ("PagedAdamW8bit", "PagedAdamW8bit", 1e-4, "AdamW8bit that moves to main memory when the card is full"),
-    ("PagedAdamW", "PagedAdamW", 1e-4, "AdamW that moves to main memory when the card is full"),
-    ("PagedAdamW32bit", "PagedAdamW32bit", 1e-4, "AdamW in 32 bits that moves to main memory when the card is full"),
-    ("Lion8bit", "Lion8bit", 3e-5, "Lion with less memory"),
-    ("PagedLion8bit", "PagedLion8bit", 3e-5, "Lion8bit that moves to main memory when the card is full"),
-    ("SGDNesterov8bit", "SGD8bit", 1e-3, "SGDNesterov with less memory"),
-)
-for _name, _attribute, _lr, _help in _BITSANDBYTES:
-    _add(
-        OptimizerEntry(
-            _name,
-            "bitsandbytes.optim",
-            _attribute,
-            help=f"{_help}; CUDA and bitsandbytes only",
-            default_lr=_lr,
-            schedule="cosine_with_restarts",
-            needs_cuda=True,
-            default_args={"momentum": 0.9, "nesterov": True} if _attribute == "SGD8bit" else {},
-        )
-    )
-
-
-def find_optimizer(name: str) -> OptimizerEntry:
-    """The entry called ``name``, or one made for ``module.Class``.
-
-    Raises:
-        StudioError: there is no such entry.
-    """
-    module, _, attribute = name.strip().rpartition(".")
-    if name in OPTIMIZERS or not module:
-        return OPTIMIZERS.get(name)
-    return OptimizerEntry(name.strip(), module, attribute, help="given as module.Class")
-
-
-def _refusal(problem: str, name: str) -> StudioError:
-    usable = [entry for entry in OPTIMIZERS if not OPTIMIZERS.get(entry).needs_cuda]
-    return StudioError(problem, field=OPTIMIZERS.field, came=name, allowed=f"{', '.join(usable)}, or module.Class")
-
-
-_KEY = re.compile(r"""(?:^|(?<=[\s,"']))([A-Za-z_]\w*)\s*=""")
-
-
-def parse_args(texts: Sequence[str]) -> dict[str, Any]:
-    """Arguments from texts such as ``"weight_decay=0.01"`` and ``"betas=0.9,0.99"``; values are Python literals.
-
-    One text may hold several, divided by spaces or commas and in quotes or not, as guides print them; a text without
-    a name goes on with the value before it, since forms divide lists at commas.
-
-    Raises:
-        StudioError: a text is no ``name=value``, a value is no literal, or a name comes twice.
-    """
-    whole = ",".join(texts).strip()
-    keys = list(_KEY.finditer(whole))
-    opening = [match.start() - (match.start() > 0 and whole[match.start() - 1] in "\"'") for match in keys]
-    if whole.strip(" ,") and (not keys or whole[: opening[0]].strip(" ,")):
-        raise _bad_argument("is no name=value", whole)
-    values: dict[str, Any] = {}
-    for match, start, end in zip(keys, opening, [*opening[1:], len(whole)]):
-        name, text = match[1], whole[match.end() : end].strip(" ,\t")
-        if start < match.start():
-            text = text.removesuffix(whole[start])
-        if name in values:
-            raise _bad_argument(f"{name} comes twice", whole)
-        values[name] = _literal(name, text)
-    return values
-
-
-def _literal(name: str, text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise _bad_argument(f"the value of {name} cannot be read", text) from None
-
-
-def _bad_argument(problem: str, came: object) -> StudioError:
-    return StudioError(
-        problem,
-        field="optimizer_args",
-        came=came,
-        allowed="name=value with numbers, True, False, None or lists of them",
-    )
-
-
-def allowed_args(optimizer: type[Optimizer], hidden: frozenset[str] = frozenset()) -> list[str] | None:
-    """The names of the arguments that a class takes, without parameters and rate; None: it takes any."""
-    parameters = inspect.signature(optimizer).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return None
-    return [name for name in parameters if name not in {"params", "lr", *hidden}]
-
-
-def _check_names(entry: OptimizerEntry, optimizer: type[Optimizer], args: Mapping[str, Any]) -> None:
-    if "lr" in args:
-        raise StudioError("the rate has options of its own", field="optimizer_args", came="lr", allowed="learning_rate")
-    allowed = allowed_args(optimizer, entry.hidden)
-    for name in args:
-        if name in entry.hidden or (allowed is not None and name not in allowed):
-            raise StudioError(
-                f"{entry.name} takes no such argument", field="optimizer_args", came=name, allowed=allowed
-            )
 
 
 class OptimizerSet:
@@ -328,6 +50,11 @@ class OptimizerSet:
     def param_groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
+    @property
+    def averages(self) -> bool:
+        """Whether they are schedule-free: the weights that are trained are not those to be seen and saved."""
+        return any(callable(getattr(optimizer, "eval", None)) for optimizer in self.optimizers)
+
     def step(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
@@ -347,7 +74,7 @@ class OptimizerSet:
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """Weights as they are to be seen and saved; afterwards those to be trained are back, bit for bit."""
-        if not any(callable(getattr(optimizer, "eval", None)) for optimizer in self.optimizers):
+        if not self.averages:
             yield
             return
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -462,7 +189,7 @@ def build_optimizers(
     entry = find_optimizer(name)
     optimizer = entry.load()
     given = parse_args(args)
-    _check_names(entry, optimizer, given)
+    check_names(entry, optimizer, given)
     arguments = {**entry.defaults(given, with_warmup), **given}
     relative = _makes_its_rate(optimizer, arguments)
     made = [_build_one(entry, optimizer, group, _rate_for(entry, group, relative), arguments) for group in groups]

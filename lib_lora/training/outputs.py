@@ -113,6 +113,29 @@ class Outputs:
         self.add(path)
         return Saved(path, step, final=path == self.final)
 
+    def old_epoch_saves(self, epoch: int, run_id: str) -> list[Path]:
+        """What ``save_last_n_epochs`` no longer keeps once there is a save after ``epoch``."""
+        every, kept = self.config.save_every_n_epochs, self.config.save_last_n_epochs
+        return self._saves(r"-(\d{6})", every, epoch - every * kept, run_id) if kept else []
+
+    def old_step_saves(self, step: int, run_id: str) -> list[Path]:
+        """What ``save_last_n_steps`` no longer keeps once there is a save after ``step``."""
+        every, kept = self.config.save_every_n_steps, self.config.save_last_n_steps
+        return self._saves(r"-step(\d{8})", every, step - kept - 1, run_id) if kept else []
+
+    def _saves(self, ending: str, every: int, newest: int, run_id: str) -> list[Path]:
+        """This run's own regular saves up to the number ``newest``; what a person has asked for in between stays."""
+        name = re.compile(re.escape(self.config.output_name) + ending + r"\.safetensors")
+        found = [(path, match) for path in self.config.output_dir.iterdir() if (match := name.fullmatch(path.name))]
+        numbers = {path: int(match[1]) for path, match in found}
+        old = [path for path, number in numbers.items() if number <= newest and number % every == 0]
+        return sorted(path for path in old if read_header(path).metadata.get("ss_session_id") == run_id)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file that this run has written."""
+        path.unlink(missing_ok=True)
+        self.written = [each for each in self.written if each != path]
+
     def add(self, *paths: Path) -> None:
         self.written += [path for path in paths if path not in self.written]
 
@@ -120,7 +143,7 @@ class Outputs:
 def _own_names(output_name: str) -> str:
     """The first 32 characters of a LoRA's file name, as a regular expression; see ``files.atomic``."""
     names = []
-    for ending in ("", "-000000", "-step00000000"):
+    for ending in ("", "-best", "-000000", "-step00000000"):
         name = f"{output_name}{ending}.safetensors"[:32]
         own = len(output_name)
         names.append(re.escape(name[:own]) + "".join(r"\d" if c == "0" else re.escape(c) for c in name[own:]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
+from lib_lora.adapters.spec import NetworkSpec
+from lib_lora.arch.family import Family
 from lib_lora.models.memory import MemoryOptions
+from lib_lora.training.block_ranks import block_ranks
 from lib_lora.training.config import TrainConfig, trained_parts
-from lib_lora.training.optimizers import OptimizerSet, ParamGroup, build_optimizers, find_optimizer
+from lib_lora.training.optimizer_table import find_optimizer
+from lib_lora.training.optimizers import OptimizerSet, ParamGroup, build_optimizers
 from lib_lora.training.rates import LearningRates
-from lib_lora.training.schedules import Schedule, ScheduleShape, warmup_steps
+from lib_lora.training.schedules import Schedule, ScheduleShape, parse_step_rules, steps_of
 
 
 def memory_options(config: TrainConfig) -> MemoryOptions:
@@ -17,7 +20,11 @@ def memory_options(config: TrainConfig) -> MemoryOptions:
     )
 
 
-def network_spec(config: TrainConfig) -> NetworkSpec:
+def network_spec(config: TrainConfig, family: Family) -> NetworkSpec:
+    """
+    Raises:
+        StudioError: lists of ranks that the family does not have.
+    """
     train_unet, train_text_encoder = trained_parts(config)
     return NetworkSpec(
         rank=config.network_dim,
@@ -31,6 +38,17 @@ def network_spec(config: TrainConfig) -> NetworkSpec:
         train_unet=train_unet,
         train_text_encoder=train_text_encoder,
         network_type=config.network_type,
+        block_ranks=block_ranks(config, family),
+        train_norm=config.train_norm,
+        dora=config.dora_wd,
+        rs_lora=config.rs_lora,
+        use_tucker=config.use_tucker,
+        use_scalar=config.use_scalar,
+        factor=config.factor,
+        decompose_both=config.decompose_both,
+        full_matrix=config.full_matrix,
+        unit=config.unit,
+        constraint=config.constraint,
     )
 
 
@@ -44,13 +62,26 @@ def make_optimizers(config: TrainConfig, network: Network, rates: LearningRates)
 
 
 def make_schedule(config: TrainConfig, optimizers: OptimizerSet, total_steps: int) -> Schedule:
-    shape = ScheduleShape(
+    return Schedule(optimizers, schedule_name(config), schedule_shape(config, total_steps))
+
+
+def schedule_shape(config: TrainConfig, total_steps: int) -> ScheduleShape:
+    """The shape that the options give to a run of ``total_steps``.
+
+    Raises:
+        StudioError: steps that do not fit the run, or the rules of piecewise_constant are missing or no rules.
+    """
+    is_piecewise = schedule_name(config).lower() == "piecewise_constant"
+    return ScheduleShape(
         total_steps,
-        warmup_steps(config.lr_warmup_steps, total_steps),
+        steps_of(config.lr_warmup_steps, total_steps, "lr_warmup_steps"),
         config.lr_scheduler_num_cycles,
         config.lr_scheduler_power,
+        decay_steps=steps_of(config.lr_decay_steps, total_steps, "lr_decay_steps"),
+        min_ratio=config.lr_scheduler_min_lr_ratio,
+        timescale=config.lr_scheduler_timescale,
+        rules=parse_step_rules(config.lr_step_rules, total_steps) if is_piecewise else (),
     )
-    return Schedule(optimizers, schedule_name(config), shape)
 
 
 def schedule_name(config: TrainConfig) -> str:

@@ -197,6 +197,8 @@ def rehearsal(plan: Plan, steps: int = STEPS) -> Plan:
     return replace(
         plan,
         images=tuple(images),
+        validation=None,
+        targets=rehearsal(plan.targets, steps) if plan.targets else None,
         entries=entries,
         buckets={size: wanted},
         batch_size=batch,

@@ -84,6 +84,14 @@ class Processes:
         """
         return loss
 
+    def sum(self, number: float) -> float:
+        """The sum of all processes' numbers, who must all ask at the same place.
+
+        Raises:
+            OtherProcessFailed: another process has ended with an error.
+        """
+        return self.sum_gradients([], number)
+
 
 ALONE = Processes()
 

@@ -12,14 +12,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lib_lora.adapters.base import TEXT_ENCODER, UNET, Target
 from lib_lora.adapters.network import Network
+from lib_lora.adapters.spec import TEXT_ENCODER, UNET, Target
 from lib_lora.arch.blocks import BASE, BLOCK_LISTS, MIDDLE, block_of, middle_place, unet_blocks
 from lib_lora.arch.family import Family
 from lib_lora.arch.keys import split_prefix
 from lib_lora.base.errors import StudioError
 from lib_lora.training.config import TrainConfig, trained_parts
-from lib_lora.training.optimizers import find_optimizer
+from lib_lora.training.optimizer_table import find_optimizer
 
 _MIDDLE_PARTS = 3
 _CURVES: dict[str, Callable[[float], float]] = {
@@ -119,7 +119,7 @@ class LearningRates:
     """The groups of a network's parameters and the rate of each.
 
     Groups are called "unet" and "text_encoder", or "text_encoder_1" and "text_encoder_2" where these have rates of
-    their own; " x0.5" is added where a block weight of 0.5 applies.
+    their own; " x0.5" is added where a block weight of 0.5 applies, or a ratio of LoRA+.
 
     Raises:
         StudioError: options that do not fit the model.
@@ -133,6 +133,11 @@ class LearningRates:
         self._unet = default if config.unet_lr is None else config.unet_lr
         self._text = self._text_rates(config.text_encoder_lr, family, default)
         self._weights = block_weights(config, family)
+        both = config.loraplus_lr_ratio or 1.0
+        self._plus = {
+            UNET: config.loraplus_unet_lr_ratio or both,
+            TEXT_ENCODER: config.loraplus_text_encoder_lr_ratio or both,
+        }
 
     @staticmethod
     def _text_rates(given: tuple[float, ...] | None, family: Family, default: float | None) -> tuple[float | None, ...]:
@@ -152,29 +157,34 @@ class LearningRates:
         """Whether a layer is trained at all."""
         return self._rate(target) != 0 and self._weights.of(target) != 0
 
-    def group(self, target: Target) -> str:
+    def group(self, target: Target, plus: bool = False) -> str:
         name = target.part
         if name == TEXT_ENCODER and len(set(self._text)) > 1:
             name = f"{TEXT_ENCODER}_{_encoder(target) + 1}"
-        weight = self._weights.of(target)
+        weight = self._factor(target, plus)
         return name if weight == 1 else f"{name} x{weight:g}"
+
+    def _factor(self, target: Target, plus: bool) -> float:
+        """What the part's rate is multiplied by; ``plus`` where LoRA+ has a ratio for the parameter."""
+        return self._weights.of(target) * (self._plus[target.part] if plus else 1.0)
 
     def groups(self, network: Network) -> dict[str, float | None]:
         """The rate of each group that the network has.
 
         Raises:
-            StudioError: block weights, and an optimizer that makes its own rate.
+            StudioError: block weights or LoRA+, and an optimizer that makes its own rate.
         """
         rates: dict[str, float | None] = {}
         for adapter in network:
-            rate, weight = self._rate(adapter.target), self._weights.of(adapter.target)
-            if rate is None and weight != 1:
-                raise StudioError(
-                    f"must be given with block weights: {self.config.optimizer_type} makes its own rate",
-                    field="learning_rate",
-                    allowed="a number above 0",
-                )
-            rates[self.group(adapter.target)] = None if rate is None else rate * weight
+            for plus in (False, True) if adapter.plus_parameters() else (False,):
+                rate, weight = self._rate(adapter.target), self._factor(adapter.target, plus)
+                if rate is None and weight != 1:
+                    raise StudioError(
+                        f"must be given with block weights and LoRA+: {self.config.optimizer_type} makes its own rate",
+                        field="learning_rate",
+                        allowed="a number above 0",
+                    )
+                rates[self.group(adapter.target, plus)] = None if rate is None else rate * weight
         return rates
 
     def of_parts(self) -> dict[str, float | list[float | None] | None]:

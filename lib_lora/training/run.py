@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lib_lora.adapters.base import NETWORKS
 from lib_lora.adapters.network import Network
@@ -13,11 +14,14 @@ from lib_lora.base.events import (
     Event,
     Note,
     Paused,
+    Removed,
     Resumed,
     SampleReady,
     StateSaved,
     StepDone,
     TrainingEnded,
+    Validated,
+    WentBack,
 )
 from lib_lora.base.protocols import PictureRequest, Previewer
 from lib_lora.base.reproducible import ask_for_reproducible_sums
@@ -29,22 +33,24 @@ from lib_lora.models.device import choose_device
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.offload import bring_back, brought_back
 from lib_lora.models.sampling import SAMPLERS
-from lib_lora.training.config import TrainConfig, alpha_warning
+from lib_lora.training.config import TrainConfig
 from lib_lora.training.half import check_precision
 from lib_lora.training.keeper import StateKeeper
 from lib_lora.training.log import RunLog, SilentLog
 from lib_lora.training.loop import Asked
 from lib_lora.training.metadata import model_hashes, run_metadata
-from lib_lora.training.optimizers import find_optimizer
+from lib_lora.training.optimizer_table import find_optimizer
 from lib_lora.training.outputs import Outputs
-from lib_lora.training.parts import memory_options, schedule_name
+from lib_lora.training.parts import memory_options, schedule_name, schedule_shape
 from lib_lora.training.planning import HASHES, cache_folder, make_plan
 from lib_lora.training.processes import ALONE, OtherProcessFailed, Processes, join_processes
 from lib_lora.training.rates import LearningRates
+from lib_lora.training.remarks import remarks
 from lib_lora.training.samples import OwnPreviewer, read_sample_prompts
 from lib_lora.training.schedules import SCHEDULES
-from lib_lora.training.setup import make_network, set_up, take_model
+from lib_lora.training.setup import Setup, make_network, set_up, take_model
 from lib_lora.training.state import TrainingState, find_state, read_state
+from lib_lora.training.validation import Measurement
 
 _PAUSE_SECONDS = 0.05
 
@@ -90,7 +96,7 @@ class Run:
         config = self.config
         plan = self.plan or make_plan(config)
         self.outputs = Outputs(config)
-        self._check_outside()
+        self._check_outside(plan)
         saved = read_state(config.resume) if config.resume else None
         yield from self._notes(plan)
         self.processes = join_processes(config.device)
@@ -113,7 +119,6 @@ class Run:
     ) -> Iterator[Event]:
         config, model = self.config, self.model
         setup = yield from set_up(config, plan, model, network, rates, self.control)
-        self.optimizers = setup.optimizers
         hashes = yield from model_hashes(model, cache_folder(config) / HASHES, self.hash_ahead)
         self.metadata = run_metadata(config, plan, model, rates.of_parts(), hashes)
         keeper = StateKeeper(setup, self.metadata, self.outputs.state_folder)
@@ -131,7 +136,8 @@ class Run:
         yield from self._finish(keeper, log, step)
         self.processes.agree(self.control)  # nobody leaves before the first process has written its last file
         seconds = time.perf_counter() - started
-        yield TrainingEnded(step, step < plan.total_steps, seconds, self.outputs.written, keeper.last)
+        stopped = step < plan.total_steps and not self._is_exhausted(keeper)
+        yield TrainingEnded(step, stopped, seconds, self.outputs.written, keeper.last)
 
     def _open_log(self, before: bytes) -> RunLog | SilentLog:
         if not self.processes.is_main:
@@ -145,7 +151,7 @@ class Run:
     ) -> Generator[Event, None, int]:
         """The loop's events and what is done between them; the number of steps made."""
         if step == 0 and self.config.sample_at_first:
-            yield from self._samples(keeper.setup.network, 0)
+            yield from self._samples(keeper.setup, 0)
         for event in loop:
             if isinstance(event, Asked):
                 yield from self._serve(event, keeper, log)
@@ -158,7 +164,15 @@ class Run:
                     yield Note(f"step {step} was skipped: fp16 overflowed; the loss is scaled less from now on")
                 yield from self._after_step(event, keeper, log)
             elif isinstance(event, EpochDone):
-                yield from self._after_epoch(event, keeper)
+                yield from self._after_epoch(event, keeper, log)
+            elif isinstance(event, WentBack):
+                step = event.step
+                if keeper.setup.validation:
+                    keeper.setup.validation.history.go_back(step)
+                yield Note(_went_back(event), "warning")
+            if self._is_exhausted(keeper):
+                loop.close()
+                break
         return step
 
     def _finish(self, keeper: StateKeeper, log: RunLog | SilentLog, step: int) -> Iterator[Event]:
@@ -170,18 +184,20 @@ class Run:
             yield from self._save_state(keeper, log, step)
         if step:
             epoch = -(-step // plan.steps_per_epoch)
-            if step == plan.total_steps:
-                yield from self._save(keeper.setup.network, self.config.output_name, step, epoch)
+            if step == plan.total_steps or self._is_exhausted(keeper):
+                yield from self._save(keeper.setup, self.config.output_name, step, epoch)
             else:
-                yield from self._save_step(keeper.setup.network, step, epoch)
+                yield from self._save_step(keeper.setup, step, epoch)
+        yield from self._tell_best(keeper)
 
     # What is checked before anything is loaded
 
-    def _check_outside(self) -> None:
+    def _check_outside(self, plan: Plan) -> None:
         config = self.config
         self.outputs.check()
         NETWORKS.get(config.network_type)
         SCHEDULES.get(schedule_name(config))
+        schedule_shape(config, plan.total_steps)
         if self.previewer is None:
             SAMPLERS.get(config.sample_sampler)
         device = self.model.device if self.model else choose_device(config.device)
@@ -199,33 +215,72 @@ class Run:
 
     def _notes(self, plan: Plan) -> Iterator[Event]:
         yield Note(plan.describe())
-        warning = alpha_warning(self.config)
-        if warning:
-            yield Note(warning, "warning")
+        for remark in remarks(self.config):
+            yield Note(remark, "warning")
 
     # What happens between steps
 
     def _after_step(self, event: StepDone, keeper: StateKeeper, log: RunLog | SilentLog) -> Iterator[Event]:
-        last = event.step == keeper.setup.plan.total_steps
-        if not last and _due(self.config.save_every_n_steps, event.step):
-            yield from self._save_step(keeper.setup.network, event.step, event.epoch)
+        setup = keeper.setup
+        if setup.validation and setup.validation.is_due(step=event.step):
+            yield from self._validate(setup, log, event.step, event.epoch)
+        if event.step < setup.plan.total_steps and _due(self.config.save_every_n_steps, event.step):
+            yield from self._save_step(setup, event.step, event.epoch)
+            yield from self._remove(self.outputs.old_step_saves(event.step, keeper.run_id))
         if _due(self.config.sample_every_n_steps, event.step):
-            yield from self._samples(keeper.setup.network, event.step)
+            yield from self._samples(setup, event.step)
         # The state comes last: a run that is resumed from it has no need to make up for the others.
         if _due(self.config.save_state_every_n_steps, event.step):
             yield from self._save_state(keeper, log, event.step)
 
-    def _after_epoch(self, event: EpochDone, keeper: StateKeeper) -> Iterator[Event]:
-        if event.step < keeper.setup.plan.total_steps and _due(self.config.save_every_n_epochs, event.epoch):
-            name = f"{self.config.output_name}-{event.epoch:06d}"
-            yield from self._save(keeper.setup.network, name, event.step, event.epoch)
+    def _after_epoch(self, event: EpochDone, keeper: StateKeeper, log: RunLog | SilentLog) -> Iterator[Event]:
+        setup = keeper.setup
+        if setup.validation and setup.validation.is_due(epoch=event.epoch):
+            yield from self._validate(setup, log, event.step, event.epoch)
+        if event.step < setup.plan.total_steps and _due(self.config.save_every_n_epochs, event.epoch):
+            yield from self._save(setup, f"{self.config.output_name}-{event.epoch:06d}", event.step, event.epoch)
+            yield from self._remove(self.outputs.old_epoch_saves(event.epoch, keeper.run_id))
         if _due(self.config.sample_every_n_epochs, event.epoch):
-            yield from self._samples(keeper.setup.network, event.step)
+            yield from self._samples(setup, event.step)
+
+    def _validate(self, setup: Setup, log: RunLog | SilentLog, step: int, epoch: int) -> Iterator[Event]:
+        """Measure what is held out, and keep the LoRA where it is the best so far; a step is measured once."""
+        history = setup.validation.history
+        if history.last and history.last.step == step:
+            return
+        with setup.shown():
+            loss = setup.validation.measure(self.processes)
+        best = history.add(Measurement(step, epoch, loss))
+        event = Validated(step, epoch, loss, best)
+        log.write(event)
+        yield event
+        if best and self.config.save_best:
+            yield from self._save(setup, f"{self.config.output_name}-best", step, epoch)
+
+    def _is_exhausted(self, keeper: StateKeeper) -> bool:
+        validation = keeper.setup.validation
+        return validation is not None and validation.history.is_exhausted
+
+    def _tell_best(self, keeper: StateKeeper) -> Iterator[Event]:
+        validation = keeper.setup.validation
+        best = validation and validation.history.best
+        if not best:
+            return
+        if self._is_exhausted(keeper):
+            yield Note(f"ended early: no better measurement than after step {best.step}")
+        kept = f", kept as {self.config.output_name}-best" if self.config.save_best else ""
+        yield Note(f"the best was epoch {best.epoch}, step {best.step}, with a held-out loss of {best.loss:.5g}{kept}")
+
+    def _remove(self, paths: list[Path]) -> Iterator[Event]:
+        if self.processes.is_main:
+            for path in paths:
+                self.outputs.remove(path)
+                yield Removed(path)
 
     def _serve(self, asked: Asked, keeper: StateKeeper, log: RunLog | SilentLog) -> Iterator[Event]:
         """A LoRA or a state on demand, or a pause: until all processes are told to go on or to stop."""
         if asked.wishes.lora and asked.step:
-            yield from self._save_step(keeper.setup.network, asked.step, asked.epoch)
+            yield from self._save_step(keeper.setup, asked.step, asked.epoch)
         if asked.wishes.state or asked.wishes.pause:
             yield from self._save_state(keeper, log, asked.step)
         if not asked.wishes.pause:
@@ -244,16 +299,17 @@ class Run:
         if step and self.processes.is_main:
             yield StateSaved(keeper.save(step, log.bytes()), step)
 
-    def _save_step(self, network: Network, step: int, epoch: int) -> Iterator[Event]:
-        yield from self._save(network, f"{self.config.output_name}-step{step:08d}", step, epoch)
+    def _save_step(self, setup: Setup, step: int, epoch: int) -> Iterator[Event]:
+        yield from self._save(setup, f"{self.config.output_name}-step{step:08d}", step, epoch)
 
-    def _save(self, network: Network, name: str, step: int, epoch: int) -> Iterator[Event]:
+    def _save(self, setup: Setup, name: str, step: int, epoch: int) -> Iterator[Event]:
         if self.processes.is_main:
-            with self.optimizers.evaluating():
-                saved = self.outputs.save(network, name, step, epoch, self.metadata)
+            measured = setup.validation.history.metadata() if setup.validation else {}
+            with setup.shown():
+                saved = self.outputs.save(setup.network, name, step, epoch, {**self.metadata, **measured})
             yield saved
 
-    def _samples(self, network: Network, step: int) -> Iterator[Event]:
+    def _samples(self, setup: Setup, step: int) -> Iterator[Event]:
         if not self.processes.is_main:
             return
         folder = self.outputs.log_folder / "samples"
@@ -262,8 +318,8 @@ class Run:
         for index, request in enumerate(self.sample_prompts):
             if self.control.stopping:
                 return
-            with self.optimizers.evaluating():
-                picture = previewer.generate(request, network)
+            with setup.shown():
+                picture = previewer.generate(request, setup.network)
             if picture is None:
                 return
             path = folder / f"{self.config.output_name}-{step:08d}-{index:02d}.png"
@@ -271,6 +327,12 @@ class Run:
                 picture.save(file, format="PNG")
             self.outputs.add(path)
             yield SampleReady(path, request.prompt, step)
+
+
+def _went_back(event: WentBack) -> str:
+    return (
+        f"{event.why} at step {event.failed_step}: back to step {event.step}, and on at {event.scale:g} times the rate"
+    )
 
 
 def _due(every: int | None, number: int) -> bool:

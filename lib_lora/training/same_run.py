@@ -15,11 +15,22 @@ from lib_lora.base.errors import StudioError
 from lib_lora.dataset.plan import Plan, PlannedImage
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.cache import file_identity
-from lib_lora.training.config import MACHINE, OUTPUT, SAMPLES, TrainConfig
+from lib_lora.training.config import TrainConfig
+from lib_lora.training.options import machine, output, samples
 
 # May change between a run and its resumption: what is made of the weights, where and how fast, and for how long.
-_FREE_GROUPS = {OUTPUT, SAMPLES, MACHINE}
-_FREE = {"max_train_steps", "max_train_epochs"}
+_FREE_GROUPS = {output.GROUP, samples.GROUP, machine.GROUP}
+_FREE = {
+    "max_train_steps",
+    "max_train_epochs",
+    "nan_guard",
+    "nan_guard_factor",
+    "nan_guard_tries",
+    "validate_every_n_epochs",
+    "validate_every_n_steps",
+    "save_best",
+    "early_stop_patience",
+}
 # The exceptions: an option of these groups that changes what is computed.
 _HELD = {"mixed_precision", "no_half_vae"}
 # Compared by what they lead to, so that files may be moved.
@@ -75,9 +86,13 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def describe_pictures(plan: Plan) -> dict[str, list[Any]]:
-    """By the path within the dataset, in the plan's order: hashes of picture and caption, repeats, bucket."""
-    return {_name(image, plan): _picture(image) for image in plan.images}
+def describe_pictures(plan: Plan, *, masks: bool = False) -> dict[str, list[Any]]:
+    """By the path within the dataset, in the plan's order: hashes of picture and caption, repeats, bucket, and hashes
+    of the mask, where ``masks`` count, and of the folder's own options. Of pairs both pictures."""
+    if plan.noise:
+        return {}
+    own = {_name(image, plan): _picture(image, masks) for image in plan.images}
+    return own | (describe_pictures(plan.targets, masks=masks) if plan.targets else {})
 
 
 def _name(image: PlannedImage, plan: Plan) -> str:
@@ -86,17 +101,19 @@ def _name(image: PlannedImage, plan: Plan) -> str:
     return f"{name} (regularisation)" if image.record.regularisation else name
 
 
-def _picture(image: PlannedImage) -> list[Any]:
-    bucket = image.bucket
+def _picture(image: PlannedImage, masks: bool) -> list[Any]:
+    bucket, mask = image.bucket, image.record.mask if masks else None
     return [
         file_identity(image.record.path),
         hashlib.blake2b(image.record.caption.encode(), digest_size=20).hexdigest(),
         image.repeats,
         [*bucket.resolution, *bucket.resized],
+        file_identity(mask) if mask else None,
+        file_identity(image.record.settings) if image.record.settings else None,
     ]
 
 
-_PICTURE_PARTS = ("picture", "caption", "repeats", "bucket")
+_PICTURE_PARTS = ("picture", "caption", "repeats", "bucket", "mask", "folder's options")
 
 
 def check_same_run(then: Mapping[str, Any], now: Mapping[str, Any], state: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,11 +12,14 @@ import torch
 from lib_lora.adapters.network import Network
 from lib_lora.base.options import options_of
 from lib_lora.files.safetensors_file import TensorData, byte_count, header_bytes
+from lib_lora.files.stamps import Stamp, stamp_of
 from lib_lora.models.checkpoint_file import open_checkpoint
 from lib_lora.models.config_yaml import folder_config, yaml_beside
 from lib_lora.models.loader import build_model
 from lib_lora.models.model import DiffusionModel
-from lib_lora.training.config import LEARNING, NETWORK, TrainConfig
+from lib_lora.training.config import TrainConfig
+from lib_lora.training.options.learning import GROUP as LEARNING
+from lib_lora.training.options.network import GROUP as NETWORK
 from lib_lora.training.parts import network_spec
 from lib_lora.training.rates import LearningRates
 
@@ -28,11 +32,14 @@ _METADATA_BYTES = 6000
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """``layers`` that are adapted, ``parameters`` that are trained, and about how many bytes the file will have."""
+    """``layers`` that are adapted, ``parameters`` that are trained, about how many bytes the file will have, and the
+    learning ``rates`` of the parameters' groups.
+    """
 
     layers: int
     parameters: int
     file_bytes: int
+    rates: Mapping[str, float | None]
 
 
 def network_size(config: TrainConfig) -> NetworkSize:
@@ -42,7 +49,7 @@ def network_size(config: TrainConfig) -> NetworkSize:
         StudioError: the checkpoint cannot be used, or the options leave no layer.
     """
     path = config.pretrained_model_name_or_path
-    return _size(_relevant(config), _stamp(path))
+    return _size(_relevant(config), stamp_of(path))
 
 
 def _relevant(config: TrainConfig) -> TrainConfig:
@@ -58,20 +65,12 @@ def _relevant(config: TrainConfig) -> TrainConfig:
     )
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Changes when the file does."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0  # opening it gives the error for people
-    return status.st_mtime_ns, status.st_size
-
-
 @lru_cache(maxsize=64)
-def _size(config: TrainConfig, stamp: tuple[int, int]) -> NetworkSize:
+def _size(config: TrainConfig, stamp: Stamp | None) -> NetworkSize:
     model = _skeleton(config.pretrained_model_name_or_path, stamp)
-    wants = LearningRates(config, model.family).wants
-    network = Network.create(model.unet, model.text_encoders, network_spec(config), config.seed, wants)
+    rates = LearningRates(config, model.family)
+    spec = network_spec(config, model.family)
+    network = Network.create(model.unet, model.text_encoders, spec, config.seed, rates.wants)
     dtype = _DTYPES[config.save_precision]
     tensors = {
         f"{adapter.key}.{suffix}": TensorData(dtype, tuple(tensor.shape), b"")
@@ -80,11 +79,12 @@ def _size(config: TrainConfig, stamp: tuple[int, int]) -> NetworkSize:
     }
     data = sum(byte_count(tensor.dtype, tensor.shape) for tensor in tensors.values())
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return NetworkSize(len(network), parameters, data + len(header_bytes(tensors, {})) + _METADATA_BYTES)
+    file_bytes = data + len(header_bytes(tensors, {})) + _METADATA_BYTES
+    return NetworkSize(len(network), parameters, file_bytes, rates.groups(network))
 
 
 @lru_cache(maxsize=2)
-def _skeleton(path: Path, stamp: tuple[int, int]) -> DiffusionModel:
+def _skeleton(path: Path, stamp: Stamp | None) -> DiffusionModel:
     """The checkpoint's modules on the meta device; its tokenizers are left out."""
     checkpoint = open_checkpoint(path)
     facts = checkpoint.facts

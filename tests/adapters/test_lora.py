@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lib_lora.adapters.base import NetworkSpec, NetworkState, Target
 from lib_lora.adapters.lora import LoraAdapter
+from lib_lora.adapters.spec import NetworkSpec, NetworkState, Target
 from lib_lora.base.errors import StudioError
 
 LAYERS = {
@@ -288,7 +288,7 @@ def test_module_dropout_leaves_out_whole_layers_in_the_given_share():
 
 def masks_of(layer, adapter, shape):
     """What both dropouts multiply activations of the given shape with."""
-    return adapter._drop(torch.ones(shape), 1 if isinstance(layer, nn.Conv2d) else -1)
+    return adapter.drop(torch.ones(shape), 1 if isinstance(layer, nn.Conv2d) else -1)
 
 
 def test_rank_dropout_drops_ranks_of_whole_samples():

@@ -6,11 +6,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from lib_lora.adapters.base import NETWORKS, TEXT_ENCODER, UNET
-from lib_lora.adapters.network import Network, NetworkSpec
+from lib_lora.adapters.base import NETWORKS
+from lib_lora.adapters.network import Network
 from lib_lora.adapters.save import read_tensors, save_network
+from lib_lora.adapters.spec import TEXT_ENCODER, UNET, NetworkSpec
 from lib_lora.arch.keys import module_name
 from lib_lora.base.errors import StudioError
+from lib_lora.base.options import options_of
+from lib_lora.training.options.network import NetworkOptions
 
 
 def trained(models, spec=None, seed=5):
@@ -320,7 +323,7 @@ def test_keys_without_a_place_are_listed(models):
     assert loaded.unmatched == list(strange) and len(loaded) == len(trained(models))
 
 
-@pytest.mark.parametrize("suffix", ["dora_scale", "lora_mid.weight", "hada_w1_a"])
+@pytest.mark.parametrize("suffix", ["bias", "lora_A.weight", "hada_w1_a"])
 def test_a_module_of_an_unknown_type_is_not_loaded_in_part(models, suffix):
     unet, text_encoder = models
     tensors = trained(models).state_tensors()
@@ -396,12 +399,26 @@ def test_notes_tell_of_too_large_a_rank(models):
     assert "rank 64" in note and "more layers" in note
 
 
-# A new network type adds a row: name, its file keys' suffixes for a linear layer.
-@pytest.mark.parametrize("name, suffixes", [("LoRA", {"lora_up.weight", "lora_down.weight", "alpha"})])
+_LORA = {"lora_up.weight", "lora_down.weight", "alpha"}
+# A new network type adds a row: name, its file keys' suffixes for a linear layer without bias, [16, 16].
+SUFFIXES = [
+    ("LoRA", _LORA),
+    ("LoHa", {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"}),
+    ("LoKr", {"lokr_w1", "lokr_w2", "alpha"}),
+    ("IA3", {"weight", "on_input"}),
+    ("DyLoRA", _LORA),
+    ("GLoRA", {"a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha"}),
+    ("Diag-OFT", {"oft_blocks", "alpha"}),
+    ("BOFT", {"oft_blocks", "alpha"}),
+    ("Full", {"diff"}),
+]
+
+
+@pytest.mark.parametrize("name, suffixes", SUFFIXES)
 def test_every_network_type_saves_and_finds_its_own_keys(models, name, suffixes):
     unet, text_encoder = models
     network = Network.create(
-        unet, [text_encoder], NetworkSpec(4, 2, network_type=name.lower(), targets="attn2"), seed=0
+        unet, [text_encoder], NetworkSpec(4, 2, network_type=name.lower(), targets="attn2.to_[qkv]"), seed=0
     )
     kind = NETWORKS.get(name)
     for adapter in network:
@@ -415,4 +432,38 @@ def test_every_network_type_saves_and_finds_its_own_keys(models, name, suffixes)
 
 
 def test_the_test_above_has_a_row_for_every_network_type():
-    assert NETWORKS.names() == ["LoRA"]
+    assert sorted(NETWORKS.names()) == sorted(name for name, _ in SUFFIXES)
+
+
+def test_an_option_gives_the_choice_of_every_type():
+    (info,) = [info for info in options_of(NetworkOptions) if info.name == "network_type"]
+    assert sorted(info.choices) == sorted(NETWORKS.names())
+
+
+@pytest.mark.parametrize("conv_rank", [None, 2])
+def test_normalisation_layers_are_trained_where_they_are_wanted(models, conv_rank):
+    unet, text_encoder = models
+    spec = NetworkSpec(4, 2, conv_rank=conv_rank, train_norm=True)
+    network = Network.create(unet, [text_encoder], spec, seed=0)
+    norms = {adapter.target.module_name for adapter in network if adapter.target.is_norm}
+    inside = {
+        f"{name}.{inner}"
+        for name, block in unet.named_modules()
+        if type(block).__name__ in ("Transformer2DModel", "ResnetBlock2D")
+        for inner, layer in block.named_modules()
+        if isinstance(layer, (nn.LayerNorm, nn.GroupNorm))
+    }
+    assert norms == inside
+    tensors = network.state_tensors()
+    assert {"w_norm", "b_norm"} <= {key.split(".", 1)[1] for key in tensors}
+    loaded = Network.from_file_tensors(unet, [text_encoder], tensors)
+    assert loaded.state_tensors().keys() == tensors.keys()
+
+
+def test_groups_may_tell_lora_plus_parameters_apart(models):
+    unet, text_encoder = models
+    network = Network.create(unet, [text_encoder], NetworkSpec(4, 1), seed=0)
+    groups = network.parameter_groups(lambda target, plus: f"{target.part} {'up' if plus else 'down'}")
+    assert list(groups) == ["unet down", "unet up", "text_encoder down", "text_encoder up"]
+    ups = {id(adapter.lora_up) for adapter in network if adapter.target.part == UNET}
+    assert {id(parameter) for parameter in groups["unet up"]} == ups

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib_lora.adapters.base import TEXT_ENCODER, UNET, NetworkSpec
+from lib_lora.adapters.spec import TEXT_ENCODER, UNET, NetworkSpec
 from lib_lora.adapters.targets import all_targets, find_targets
 from lib_lora.models.loader import build_model
 from tiny import FULL_SIZE, meta_tensors

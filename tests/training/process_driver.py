@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from float64_run import SPEC, Setting
-from lib_lora.adapters.base import NetworkSpec
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import StepDone
 from lib_lora.base.signals import Control

@@ -8,14 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
+from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Note
 from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
 from lib_lora.dataset.plan import Bucket, Entry
 from lib_lora.dataset.records import ImageRecord
 from lib_lora.models.loader import load_model
-from lib_lora.training.config import TrainConfig
+from lib_lora.training.config import TrainConfig, check
 from lib_lora.training.data import TrainingData, encode, size_conditions
+from lib_lora.training.latents import Side
 from lib_lora.training.planning import cache_folder, make_plan
 from tiny import SDXL, write_checkpoint
 
@@ -46,6 +48,10 @@ def all_of(data: TrainingData, epoch: int = 1, size: int = 1) -> dict[int, dict]
     return found
 
 
+def latents_of(data: TrainingData, epoch: int = 1) -> dict[int, torch.Tensor]:
+    return {sample: own["latent"] for sample, own in all_of(data, epoch).items()}
+
+
 def equal(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(
         torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
@@ -57,8 +63,10 @@ def test_sizes_are_what_sdxl_was_told_in_its_own_training():
     # A picture of 1000 x 600 px, resized to 853 x 512 and cut to 832 x 512: 21 px go, 10 left and 11 right.
     record = ImageRecord("a.png", "", 1000, 600, 1, False, "")
     entry = Entry(record, Bucket((832, 512), (853, 512)), 0, 0)
-    assert size_conditions(entry, flipped=False) == (600, 1000, 0, 10, 512, 832)
-    assert size_conditions(entry, flipped=True) == (600, 1000, 0, 11, 512, 832)
+    assert size_conditions(entry, Side(0, False)) == (600, 1000, 0, 10, 512, 832)
+    assert size_conditions(entry, Side(0, True)) == (600, 1000, 0, 11, 512, 832)
+    assert size_conditions(entry, Side(0, False, crop=(4, 0))) == (600, 1000, 0, 4, 512, 832)
+    assert size_conditions(entry, Side(0, True, crop=(4, 0))) == (600, 1000, 0, 17, 512, 832)
 
 
 def test_a_sample_is_the_same_whatever_stands_beside_it(model, train_options):
@@ -169,3 +177,67 @@ def test_regularisation_pictures_have_their_own_weight(model, train_options, tmp
     data, _ = data_of(model, train_options, reg_data_dir=tmp_path / "reg", prior_loss_weight=0.25)
     weights = [data.batch([sample], CPU, 1).weights.item() for sample in range(len(data.plan.entries))]
     assert weights == [1.0] * 10 + [0.25] * 10
+
+
+def test_a_mask_is_cut_and_mirrored_with_its_picture(model, train_options, pictures):
+    """The left half of each picture counts: of a latent 8 cells wide the first 4, in the mirror image the last."""
+    for path in sorted(pictures.rglob("*.png")):
+        with Image.open(path) as picture:
+            mask = Image.new("L", picture.size, 0)
+        mask.paste(255, (0, 0, mask.width // 2, mask.height))
+        (path.parent / "masks").mkdir(exist_ok=True)
+        mask.save(path.parent / "masks" / f"{path.stem}.png")
+    data, _ = data_of(model, train_options, masked_loss=True)
+    batch = data.batch([0, 1], CPU, 1)
+    assert batch.mask.shape == (2, 1, *batch.latents.shape[2:])
+    half = batch.mask.shape[-1] // 2
+    assert batch.mask[..., :half].eq(1).all() and batch.mask[..., half:].eq(0).all()
+    mirrored = data.masks.mask(Side(0, True))
+    assert mirrored[..., :half].eq(0).all() and mirrored[..., half:].eq(1).all()
+
+
+def test_a_mask_of_another_size_is_refused_and_a_missing_one_is_white(model, train_options, pictures):
+    data, _ = data_of(model, train_options, masked_loss=True)
+    assert data.batch([0], CPU, 1).mask.eq(1).all()
+    first = sorted(pictures.rglob("*.png"))[0]
+    (first.parent / "masks").mkdir()
+    Image.new("L", (3, 3)).save(first.parent / "masks" / f"{first.stem}.png")
+    data, _ = data_of(model, train_options, masked_loss=True)
+    spoilt = next(n for n, entry in enumerate(data.plan.entries) if entry.record.path == first)
+    with pytest.raises(StudioError, match="another size"):
+        data.batch([spoilt], CPU, 1)
+
+
+def test_what_is_transparent_does_not_count(model, train_options, pictures):
+    first = sorted(pictures.rglob("*.png"))[0]
+    with Image.open(first) as picture:
+        see_through = picture.convert("RGBA")
+    see_through.putalpha(Image.new("L", see_through.size, 51))
+    see_through.save(first)
+    data, _ = data_of(model, train_options, alpha_mask=True)
+    means = {data.batch([sample], CPU, 1).mask.mean().item() for sample in range(len(data.plan.entries))}
+    assert sorted(means) == pytest.approx([0.2, 1.0])
+    plain, _ = data_of(model, train_options)
+    assert plain.batch([0], CPU, 1).mask is None
+
+
+def test_pictures_are_cut_elsewhere_and_coloured_otherwise_each_time(model, train_options, pictures):
+    for path in sorted(pictures.rglob("*.png")):
+        noise = torch.randint(256, (96, 160, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+        Image.fromarray(noise.numpy()).save(path)
+    options = {**train_options, "cache_latents": False, "enable_bucket": False}
+    plain = latents_of(data_of(model, options)[0])
+    cut, _ = data_of(model, options, random_crop=True, masked_loss=True)
+    lefts = {cut.batch([sample], CPU, epoch).sizes[0, 3].item() for sample in range(6) for epoch in (1, 2)}
+    assert len(lefts) > 6 and all(0 <= left <= 107 - 64 for left in lefts)
+    assert equal(latents_of(cut), latents_of(cut)) and not equal(latents_of(cut), plain)
+    toned, _ = data_of(model, options, color_aug=True)
+    first = latents_of(toned)
+    assert {torch.equal(latent, plain[sample]) for sample, latent in first.items()} == {True, False}
+    assert not equal(first, latents_of(toned, 2))
+
+
+@pytest.mark.parametrize("name", ["random_crop", "color_aug"])
+def test_cached_latents_and_pictures_that_change_exclude_each_other(train_options, name):
+    with pytest.raises(StudioError, match="cached latents"):
+        check(from_mapping(TrainConfig, {**train_options, name: True}))

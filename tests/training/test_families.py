@@ -18,9 +18,9 @@ from lib_lora.models.loader import load_model
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.data import Batch
 from lib_lora.training.denoising import Denoising
+from lib_lora.training.draws import StepRandom
 from lib_lora.training.inpainting import masked_inputs
 from lib_lora.training.noise import sample_noise, sample_timesteps
-from lib_lora.training.objectives import StepRandom
 from lib_lora.training.run import Run
 
 FAMILIES = ("SD2", "SDXL", "SD1 inpainting", "SDXL inpainting")

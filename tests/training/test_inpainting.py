@@ -8,8 +8,8 @@ import torch
 from lib_lora.base.seeds import derive_seed
 from lib_lora.models.loader import load_model
 from lib_lora.training.data import Batch
+from lib_lora.training.draws import StepRandom
 from lib_lora.training.inpainting import masked_inputs, random_mask
-from lib_lora.training.objectives import StepRandom
 
 
 @pytest.fixture(scope="module")

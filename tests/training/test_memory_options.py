@@ -8,7 +8,8 @@ import torch
 from lib_lora.base.errors import StudioError
 from lib_lora.base.options import from_mapping
 from lib_lora.training.config import TrainConfig
-from lib_lora.training.optimizers import ParamGroup, build_optimizers, find_optimizer
+from lib_lora.training.optimizer_table import find_optimizer
+from lib_lora.training.optimizers import ParamGroup, build_optimizers
 from lib_lora.training.run import Run
 
 

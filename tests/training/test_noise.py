@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from sd_scripts import functions
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.seeds import derive_seed
@@ -168,3 +169,57 @@ def test_global_generators_stay_untouched():
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == random.getstate()
     assert (before[2] == np.random.get_state()[1]).all()
+
+
+def coarse_in_numpy(seed, shape, levels, discount) -> np.ndarray:
+    """The levels once more: the same draws, enlarged by hand with half-pixel centres."""
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = shape
+    total = np.zeros(shape)
+    for level in range(levels):
+        ratio = 2 + 2 * torch.rand((), generator=generator, dtype=torch.float64).item()
+        rows, columns = max(1, int(height / ratio**level)), max(1, int(width / ratio**level))
+        small = torch.randn(1, channels, rows, columns, generator=generator)[0].double().numpy()
+        for axis, (old, new) in ((1, (rows, height)), (2, (columns, width))):
+            place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+            low = np.minimum(place.astype(int), old - 1)
+            high, share = np.minimum(low + 1, old - 1), place - low
+            share = share.reshape([-1 if each == axis else 1 for each in range(3)])
+            small = small.take(low, axis) * (1 - share) + small.take(high, axis) * share
+        total += discount**level * small
+        if 1 in (rows, columns):
+            break
+    return total
+
+
+@pytest.mark.parametrize(("shape", "levels"), [((4, 8, 12), 6), ((4, 16, 16), 2)])
+def test_multires_noise_equals_its_formula(shape, levels):
+    got = subject.multires_noise(shape, levels, 0.4, torch.Generator().manual_seed(3))
+    np.testing.assert_allclose(got.numpy(), coarse_in_numpy(3, shape, levels, 0.4), atol=1e-5)
+
+
+def test_multires_noise_is_spread_as_that_of_sd_scripts():
+    """sd-scripts draws from the global generators: what can be compared is how strong each frequency comes out."""
+    theirs = functions("library/custom_train_functions.py", "pyramid_noise_like").pyramid_noise_like
+    random.seed(0)
+    torch.manual_seed(0)
+    shape, count = (4, 16, 16), 300
+    kohya = theirs(torch.randn(count, *shape), "cpu", 6, 0.8)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    ours = torch.randn(count, *shape) + torch.stack([subject.multires_noise(shape, 6, 0.8, g) for g in generators])
+    ours = ours / ours.std()
+    spectra = [torch.fft.rfft2(noise).abs().pow(2).mean(dim=(0, 1)) for noise in (ours, kohya)]
+    low = [spectrum[:2, :2].mean() / spectrum.mean() for spectrum in spectra]
+    high = [spectrum[6:10, 6:].mean() / spectrum.mean() for spectrum in spectra]
+    torch.testing.assert_close(low[0], low[1], rtol=0.1, atol=0)
+    torch.testing.assert_close(high[0], high[1], rtol=0.1, atol=0)
+
+
+def test_an_offset_equals_sd_scripts():
+    theirs = functions("library/custom_train_functions.py", "apply_noise_offset").apply_noise_offset
+    latents, noise = torch.randn(2, 4, 6, 8), torch.randn(2, 4, 6, 8)
+    torch.manual_seed(5)
+    expected = theirs(latents, noise, 0.1, 0.3)
+    torch.manual_seed(5)
+    draw = torch.randn(2, 4, 1, 1)
+    torch.testing.assert_close(subject.noise_offset(noise, latents, 0.1, 0.3, draw), expected)

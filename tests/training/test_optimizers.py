@@ -7,16 +7,20 @@ import logging
 import random
 import sys
 
+import came_pytorch
 import dadaptation
 import numpy as np
 import prodigyopt
 import pytest
+import schedulefree
 import torch
 from transformers.optimization import Adafactor
 
 from lib_lora.base.errors import StudioError
 from lib_lora.training import optimizers as subject
-from lib_lora.training.optimizers import OPTIMIZERS, ParamGroup, build_optimizers
+from lib_lora.training.optimizer_args import allowed_args, parse_args
+from lib_lora.training.optimizer_table import ARGUMENTS, OPTIMIZERS, find_optimizer
+from lib_lora.training.optimizers import ParamGroup, build_optimizers
 
 ON_CPU = [name for name in OPTIMIZERS if not OPTIMIZERS.get(name).needs_cuda]
 ON_CUDA = [name for name in OPTIMIZERS if OPTIMIZERS.get(name).needs_cuda]
@@ -68,6 +72,12 @@ CONVERGING = {
     "Prodigy": (1.0, (), 400),
     "DAdaptAdam": (1.0, (), 300),
     "DAdaptLion": (1.0, (), 300),
+    "DAdaptAdan": (1.0, (), 300),
+    "DAdaptAdaGrad": (1.0, (), 600),
+    "DAdaptSGD": (1.0, (), 300),
+    "CAME": (0.02, (), 200),
+    "AdamWScheduleFree": (0.1, (), 200),
+    "RAdamScheduleFree": (0.1, (), 300),
     "SGDNesterov": (0.02, (), 300),
 }
 
@@ -76,7 +86,8 @@ CONVERGING = {
 def test_every_optimizer_comes_down_a_quadratic(name):
     rate, args, steps = CONVERGING[name]
     weights = parameter()
-    values = descend(build_optimizers(name, [ParamGroup("unet", [weights], rate)], args), [weights], steps, decay=True)
+    decay = "ScheduleFree" not in name
+    values = descend(build_optimizers(name, [ParamGroup("unet", [weights], rate)], args), [weights], steps, decay)
     assert values[-1] < 0.01 * values[0]
 
 
@@ -147,7 +158,13 @@ def test_sgd_is_nesterov_with_momentum():
             lambda p: dadaptation.DAdaptAdam(p, lr=1.0, decouple=True, weight_decay=0.01, betas=(0.9, 0.99)),
         ),
         ("DAdaptLion", lambda p: dadaptation.DAdaptLion(p, lr=1.0, weight_decay=0.01, betas=(0.9, 0.99))),
+        ("DAdaptAdan", lambda p: dadaptation.DAdaptAdan(p, lr=1.0, weight_decay=0.01)),
+        ("DAdaptAdaGrad", lambda p: dadaptation.DAdaptAdaGrad(p, lr=1.0, weight_decay=0.01)),
+        ("DAdaptSGD", lambda p: dadaptation.DAdaptSGD(p, lr=1.0, weight_decay=0.01, momentum=0.9)),
         ("AdaFactor", lambda p: Adafactor(p, relative_step=True, scale_parameter=True, warmup_init=True)),
+        ("CAME", lambda p: came_pytorch.CAME(p, lr=1e-4)),
+        ("AdamWScheduleFree", lambda p: schedulefree.AdamWScheduleFree(p, lr=2e-4)),
+        ("RAdamScheduleFree", lambda p: schedulefree.RAdamScheduleFree(p, lr=2e-4)),
     ],
 )
 def test_defaults_are_the_guides_arguments(name, direct):
@@ -196,7 +213,7 @@ def test_adafactor_s_own_rate_is_reported(args):
     assert built.learning_rates()["unet"] == pytest.approx(expected, rel=1e-6) and expected > 0
 
 
-@pytest.mark.parametrize("name", ["Prodigy", "DAdaptAdam", "DAdaptLion"])
+@pytest.mark.parametrize("name", ["Prodigy", "DAdaptAdam", "DAdaptLion", "DAdaptAdan", "DAdaptAdaGrad", "DAdaptSGD"])
 def test_groups_adapt_on_their_own_and_may_have_different_rates(name):
     large, small = parameter(), parameter()
     built = build_optimizers(name, [ParamGroup("unet", [large], 1.0), ParamGroup("text_encoder", [small], 0.5)])
@@ -246,14 +263,14 @@ def test_a_state_of_another_run_is_refused():
     ],
 )
 def test_arguments_are_read_as_people_write_them(texts):
-    args = subject.parse_args(texts)
+    args = parse_args(texts)
     assert list(args) == ["decouple", "weight_decay", "betas"]
     assert args["decouple"] is True and args["weight_decay"] == 0.01 and tuple(args["betas"]) == (0.9, 0.99)
 
 
 def test_no_arguments_and_other_literals():
-    assert subject.parse_args(()) == {} and subject.parse_args(("",)) == {}
-    assert subject.parse_args(("beta3=None", "name='x'", "k=-3")) == {"beta3": None, "name": "x", "k": -3}
+    assert parse_args(()) == {} and parse_args(("",)) == {}
+    assert parse_args(("beta3=None", "name='x'", "k=-3")) == {"beta3": None, "name": "x", "k": -3}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +288,7 @@ def test_no_arguments_and_other_literals():
 )
 def test_junk_is_refused_by_field(texts):
     with pytest.raises(StudioError) as caught:
-        subject.parse_args(texts)
+        parse_args(texts)
     assert caught.value.field == "optimizer_args"
 
 
@@ -319,9 +336,9 @@ def test_a_group_without_parameters_is_refused():
 
 
 def test_names_are_compared_without_case_and_unknown_ones_listed():
-    assert subject.find_optimizer("adamw").name == "AdamW"
+    assert find_optimizer("adamw").name == "AdamW"
     with pytest.raises(StudioError, match="optimizer_type.*'Adam0'.*AdamW, AdaFactor"):
-        subject.find_optimizer("Adam0")
+        find_optimizer("Adam0")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA card")
@@ -341,7 +358,7 @@ def test_the_guides_8_bit_names_are_known():
 def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(StudioError, match="optimizer_type.*bitsandbytes.*not installed.*AdamW8bit") as caught:
-        subject.find_optimizer("AdamW8bit").load()
+        find_optimizer("AdamW8bit").load()
     assert f'"{sys.executable}" -m pip install "bitsandbytes' in caught.value.problem
 
 
@@ -420,6 +437,13 @@ def test_nothing_global_changes_and_nothing_is_printed(name, capfd):
     assert (before[2] == np.random.get_state()[1]).all() and before[3] == torch.get_default_dtype()
     assert (handlers, level) == (logging.root.handlers, logging.root.level)
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_every_argument_that_is_explained_is_one(name):
+    entry = OPTIMIZERS.get(name)
+    allowed = allowed_args(entry.load(), entry.hidden)
+    assert set(entry.arguments) <= set(allowed) and set(entry.arguments) <= set(ARGUMENTS)
 
 
 def test_every_entry_can_be_shown():

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib_lora.base.errors import StudioError
+from lib_lora.files.safetensors_file import read_header
 from lib_lora.training.processes import ALONE, join_processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,9 +147,9 @@ def test_processes_know_their_places_and_a_stop_or_an_error_at_one_ends_both(tog
 
 @pytest.mark.slow
 def test_the_command_line_trains_with_two_processes_as_with_one(train_options):
-    tables = {}
+    tables, held_out = {}, {"validation_split": 0.4, "validate_every_n_steps": 3, "nan_guard": "rollback"}
     for name, more in {"two": ["--num_processes", 2], "one": ["--gradient_accumulation_steps", 2]}.items():
-        options = {**train_options, "output_name": name, "train_batch_size": 2, "save_state": None}
+        options = {**train_options, "output_name": name, "train_batch_size": 2, "save_state": None, **held_out}
         flags = [part for key, value in options.items() for part in (f"--{key}", *([] if value is None else [value]))]
         done = subprocess.run(
             [str(part) for part in [sys.executable, "-m", "lib_lora", "train", *flags, *more]],
@@ -168,6 +169,10 @@ def test_the_command_line_trains_with_two_processes_as_with_one(train_options):
     one, two = (load_file(state / "weights.safetensors") for state in states)
     for key, expected in one.items():
         torch.testing.assert_close(two[key], expected, rtol=1e-3, atol=1e-4)
+    one, two = (read_header(train_options["output_dir"] / f"{name}-best.safetensors") for name in ("one", "two"))
+    assert float(two.metadata["ss_validation_loss"]) == pytest.approx(
+        float(one.metadata["ss_validation_loss"]), rel=1e-3
+    )
 
 
 def test_one_process_needs_no_accelerate():

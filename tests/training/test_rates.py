@@ -34,7 +34,7 @@ def a_config(**more) -> TrainConfig:
 
 def a_network(model, config):
     rates = LearningRates(config, model.family)
-    return Network.create(model.unet, model.text_encoders, network_spec(config), 0, rates.wants), rates
+    return Network.create(model.unet, model.text_encoders, network_spec(config, model.family), 0, rates.wants), rates
 
 
 @pytest.fixture(scope="module")

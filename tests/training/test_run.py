@@ -257,6 +257,8 @@ def test_an_alpha_above_the_rank_warns(train_options):
         ("Lion", {}),
         ("Prodigy", {"learning_rate": None}),
         ("DAdaptAdam", {"learning_rate": None}),
+        ("CAME", {"learning_rate": None}),
+        ("AdamWScheduleFree", {"learning_rate": None}),
     ],
 )
 def test_every_optimizer_trains_with_its_own_advice(train_options, optimizer, more):
@@ -276,6 +278,9 @@ def test_every_optimizer_trains_with_its_own_advice(train_options, optimizer, mo
         ({"optimizer_type": "Adamm"}, "optimizer_type"),
         ({"optimizer_args": ["wieght_decay=1"]}, "optimizer_args"),
         ({"lr_scheduler": "cosin"}, "lr_scheduler"),
+        ({"lr_scheduler": "cosine", "lr_warmup_steps": 4}, "lr_warmup_steps"),
+        ({"lr_scheduler": "piecewise_constant"}, "lr_step_rules"),
+        ({"scale_v_pred_loss_like_noise_pred": True}, "scale_v_pred_loss_like_noise_pred"),
         ({"network_type": "LoRAA"}, "network_type"),
         ({"sample_sampler": "Euler b"}, "sampler"),
         ({"resolution": "big"}, "resolution"),

@@ -87,13 +87,13 @@ def test_a_warm_up_as_long_as_the_run_divides_by_nothing():
     ("value", "steps"), [(0, 0), (0.1, 20), (0.5, 100), (0.999, 199), (1, 1), (25.0, 25), (200, 200)]
 )
 def test_a_warm_up_is_a_share_below_one_and_steps_above(value, steps):
-    assert subject.warmup_steps(value, 200) == steps
+    assert subject.steps_of(value, 200, "lr_warmup_steps") == steps
 
 
 @pytest.mark.parametrize("value", [-1, -0.1, 1.5, 201, float("nan"), float("inf")])
 def test_an_impossible_warm_up_is_refused(value):
     with pytest.raises(StudioError, match="lr_warmup_steps"):
-        subject.warmup_steps(value, 200)
+        subject.steps_of(value, 200, "lr_warmup_steps")
 
 
 def test_each_group_keeps_its_own_base_rate():
@@ -120,7 +120,7 @@ def test_a_resumed_schedule_goes_on_where_it_stood():
     first = Schedule(optimizers(), "cosine", shape)
     for _ in range(8):
         first.step()
-    assert first.state_dict() == {"step": 8}
+    assert first.state_dict() == {"step": 8, "scale": 1.0}
     built = optimizers()
     second = Schedule(built, "cosine", shape)
     second.load_state_dict(first.state_dict())
@@ -177,16 +177,87 @@ def test_an_unknown_schedule_is_refused_with_those_that_exist():
         Schedule(optimizers(), "cosin", ScheduleShape(10))
 
 
-def test_a_picture_s_values_run_from_the_first_step_to_the_last():
-    shape = ScheduleShape(1000, 100)
-    values = subject.plot_values("cosine", shape, BASE, points=50)
-    assert len(values) == 50 and values[0] == (0, 0.0) and values[-1][0] == 999
-    assert all(rate == BASE * factor("cosine", step, shape) for step, rate in values)
-    assert [step for step, _ in subject.plot_values("linear", ScheduleShape(3))] == [0, 1, 2]
-    assert subject.plot_values("linear", ScheduleShape(1)) == [(0, 1.0)]
+def in_steps(name: str, shape: ScheduleShape, steps: int = 40) -> list[float]:
+    return [factor(name, step, shape) for step in range(steps)]
+
+
+def lambdas(get_schedule, steps: int, **kwargs) -> list[float]:
+    """The factors of a schedule of transformers' or diffusers'."""
+    scheduler = get_schedule(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), **kwargs)
+    return [scheduler.lr_lambdas[0](step) for step in range(steps)]
+
+
+def test_a_stable_rate_and_its_decay_equal_transformers():
+    if not hasattr(transformers, "get_wsd_schedule"):
+        pytest.skip("this transformers has no warmup_stable_decay")
+    shape = ScheduleShape(36, 6, decay_steps=10, min_ratio=0.1)
+    kwargs = {"num_warmup_steps": 6, "num_decay_steps": 10, "min_lr_ratio": 0.1}
+    try:
+        expected = lambdas(transformers.get_wsd_schedule, 40, num_stable_steps=20, **kwargs)
+    except TypeError:  # without the number of stable steps in between
+        expected = lambdas(transformers.get_wsd_schedule, 40, num_training_steps=36, **kwargs)
+    # Ours warms up from 0, as all schedules do, and not from ``min_lr_ratio``.
+    assert in_steps("warmup_stable_decay", shape)[6:] == pytest.approx(expected[6:], rel=1e-12, abs=1e-12)
+
+
+def test_a_stable_rate_and_its_decay_by_hand():
+    shape = ScheduleShape(20, 2, decay_steps=8, min_ratio=0.2)
+    got = [factor("warmup_stable_decay", step, shape) for step in (0, 1, 2, 11, 12, 16, 20, 25)]
+    assert got == pytest.approx([0, 0.5, 1, 1, 1, 0.6, 0.2, 0.2])
+
+
+@pytest.mark.parametrize("cycles", [1, 2])
+def test_a_cosine_with_an_end_equals_transformers(cycles):
+    shape = ScheduleShape(30, 5, cycles=cycles, min_ratio=0.25)
+    by_hand = [0.25 + 0.75 * 0.5 * (1 + math.cos(math.pi * cycles * (step - 5) / 25)) for step in range(5, 30)]
+    assert in_steps("cosine_with_min_lr", shape, 30)[5:] == pytest.approx(by_hand, rel=1e-12)
+    if hasattr(transformers.optimization, "get_cosine_with_min_lr_schedule_with_warmup"):
+        get_schedule = transformers.optimization.get_cosine_with_min_lr_schedule_with_warmup
+        kwargs = {"num_warmup_steps": 5, "num_training_steps": 30, "num_cycles": cycles / 2, "min_lr_rate": 0.25}
+        assert in_steps("cosine_with_min_lr", shape) == pytest.approx(lambdas(get_schedule, 40, **kwargs), rel=1e-12)
+
+
+@pytest.mark.parametrize(("warmup", "timescale"), [(0, None), (5, None), (5, 20)])
+def test_the_inverse_root_equals_transformers(warmup, timescale):
+    get_schedule = transformers.get_inverse_sqrt_schedule
+    expected = lambdas(get_schedule, 40, num_warmup_steps=warmup, timescale=timescale or (None if warmup else 10_000))
+    got = in_steps("inverse_sqrt", ScheduleShape(30, warmup, timescale=timescale))
+    assert got == pytest.approx(expected, rel=1e-12)
+
+
+def test_constant_pieces_equal_diffusers():
+    expected = lambdas(
+        diffusers.optimization.get_piecewise_constant_schedule, 40, step_rules="1:10,0.1:20,0.01:30,0.005"
+    )
+    rules = subject.parse_step_rules(("1:10", "0.1:20", "0.01:30", "0.005"), 35)
+    assert in_steps("piecewise_constant", ScheduleShape(35, rules=rules)) == expected
+
+
+def test_steps_of_pieces_may_be_shares_of_the_run():
+    assert subject.parse_step_rules(("1:0.5", "0.1:150", "0"), 200) == ((100, 1.0), (150, 0.1), (math.inf, 0.0))
+
+
+@pytest.mark.parametrize("texts", [(), ("1:10",), ("1", "0.5"), ("1:20", "2:10", "3"), ("a:1", "2"), ("1:900", "1")])
+def test_what_is_no_list_of_pieces_is_refused(texts):
+    with pytest.raises(StudioError, match="lr_step_rules"):
+        subject.parse_step_rules(texts, 100)
+
+
+def test_rex_by_the_paper():
+    shape = ScheduleShape(40, 0)
+    expected = [(1 - step / 40) / (0.5 + 0.5 * (1 - step / 40)) for step in range(40)]
+    assert in_steps("rex", shape) == pytest.approx(expected, rel=1e-12) and factor("rex", 41, shape) == 0
+    assert factor("rex", 10, ScheduleShape(40, 20)) == 0.5
+
+
+def test_a_schedule_free_optimizer_keeps_its_rate():
+    for name in ("constant", "constant_with_warmup"):
+        Schedule(optimizers("AdamWScheduleFree", 1e-3), name, ScheduleShape(10))
+    with pytest.raises(StudioError, match="lr_scheduler.*schedule-free"):
+        Schedule(optimizers("AdamWScheduleFree", 1e-3), "cosine", ScheduleShape(10))
 
 
 def test_every_entry_can_be_shown():
-    assert list(SCHEDULES) == [*GENERAL, "adafactor"]
+    assert set(GENERAL) < set(SCHEDULES)
     for name in SCHEDULES:
         assert SCHEDULES.get(name).help and not SCHEDULES.get(name).help.endswith(".")

@@ -27,7 +27,7 @@ def saved_size(config, path) -> tuple[int, int, int]:
     """(layers, parameters, bytes) of the network that a run makes, and of its file without metadata."""
     model = load_model(config.pretrained_model_name_or_path)
     wants = LearningRates(config, model.family).wants
-    network = Network.create(model.unet, model.text_encoders, network_spec(config), 0, wants)
+    network = Network.create(model.unet, model.text_encoders, network_spec(config, model.family), 0, wants)
     save_network(path, network, config.save_precision, {})
     return len(network), sum(parameter.numel() for parameter in network.parameters()), path.stat().st_size
 

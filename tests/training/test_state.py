@@ -103,6 +103,12 @@ OPTIMIZERS = [
     ("Prodigy", {"learning_rate": None}),
     ("DAdaptAdam", {"learning_rate": None}),
     ("DAdaptLion", {"learning_rate": None}),
+    ("DAdaptAdan", {"learning_rate": None}),
+    ("DAdaptAdaGrad", {"learning_rate": None}),
+    ("DAdaptSGD", {"learning_rate": None}),
+    ("CAME", {}),
+    ("AdamWScheduleFree", {}),
+    ("RAdamScheduleFree", {}),
     ("SGDNesterov", {}),
     ("torch.optim.RAdam", {"lr_scheduler": "cosine_with_restarts"}),
     ("torch.optim.ASGD", {}),
@@ -134,7 +140,7 @@ def test_a_resumed_run_gives_the_lora_of_the_unbroken_one_bit_for_bit(train_opti
 
 
 def test_a_run_goes_on_within_and_between_epochs(train_options):
-    """Batches of two buckets, accumulation, every dropout, a schedule; stopped after each step in turn."""
+    """Batches of two buckets, accumulation, every dropout and draw, a schedule; stopped after each step in turn."""
     options = {
         **train_options,
         "train_batch_size": 2,
@@ -145,6 +151,13 @@ def test_a_run_goes_on_within_and_between_epochs(train_options):
         "network_dropout": 0.2,
         "rank_dropout": 0.2,
         "module_dropout": 0.2,
+        "noise_offset": 0.1,
+        "noise_offset_random_strength": True,
+        "multires_noise_iterations": 3,
+        "ip_noise_gamma": 0.1,
+        "ip_noise_gamma_random_strength": True,
+        "loss_type": "huber",
+        "scale_weight_norms": 0.05,
         "save_every_n_epochs": 1,
     }
     list(run(options, output_name="whole").events())

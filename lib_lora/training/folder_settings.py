@@ -1,0 +1,75 @@
+"""Options that a folder of pictures has for itself: ``lora_studio.toml`` beside its pictures.
+
+    shuffle_caption = true
+    keep_tokens = 1
+    caption_prefix = "photo of"
+
+What it does not name is as the run has it. As sd-scripts' subsets have it, of captions and of how pictures are varied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from lib_lora.base.errors import StudioError
+from lib_lora.base.options import convert, options_of
+from lib_lora.dataset.plan import Plan
+from lib_lora.files.toml_file import read_toml
+from lib_lora.text.captions import CaptionRules
+from lib_lora.training.config import TrainConfig, check
+
+_VARIED = ("flip_aug", "random_crop", "color_aug")
+PER_FOLDER = (*(each.name for each in dataclasses.fields(CaptionRules) if each.name != "enable_wildcard"), *_VARIED)
+
+
+class FolderSettings:
+    """The options of each folder of a plan.
+
+    Raises:
+        StudioError: a folder's file cannot be read, names what is no option of a folder, or has a value that is not
+            allowed.
+    """
+
+    def __init__(self, plan: Plan, config: TrainConfig) -> None:
+        self._config = config
+        files = {image.record.settings for image in plan.images} - {None}
+        self._own = {file: folder_config(config, file) for file in sorted(files)}
+
+    def config(self, settings: Path | None) -> TrainConfig:
+        """The run's options as the folder with this file has them."""
+        return self._own.get(settings, self._config)
+
+    def rules(self, settings: Path | None) -> CaptionRules:
+        return caption_rules(self.config(settings))
+
+    @property
+    def all(self) -> list[TrainConfig]:
+        """The run's and each folder's."""
+        return [self._config, *self._own.values()]
+
+    @property
+    def flips(self) -> bool:
+        return any(each.flip_aug for each in self.all)
+
+
+def folder_config(config: TrainConfig, file: Path) -> TrainConfig:
+    """``config`` with what a folder's file says."""
+    infos = {info.name: info for info in options_of(TrainConfig)}
+    own: dict[str, Any] = {}
+    try:
+        for name, value in read_toml(file).items():
+            if name not in PER_FOLDER:
+                raise StudioError("is no option of one folder", field=name, came=value, allowed=PER_FOLDER)
+            own[name] = convert(infos[name], value)
+        changed = dataclasses.replace(config, **own)
+        check(changed)
+    except StudioError as error:
+        about = {"field": error.field, "file": file, "came": error.came, "allowed": error.allowed}
+        raise StudioError(error.problem, **about) from error
+    return changed
+
+
+def caption_rules(config: TrainConfig) -> CaptionRules:
+    return CaptionRules(**{each.name: getattr(config, each.name) for each in dataclasses.fields(CaptionRules)})

@@ -1,0 +1,1 @@
+"""The options of a training run, one file for each group of the form."""
