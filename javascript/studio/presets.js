@@ -3,6 +3,8 @@
 import { address, get, part, post, remove } from "./api.js";
 import { ask, askText, confirm, tell } from "./dialogs.js";
 import { button, h, newId, put, show, text } from "./dom.js";
+import { count } from "./format.js";
+import { chooseSettings, showTaken } from "./imports.js";
 
 /** What is of one LoRA alone, and no part of a preset. */
 export const PERSONAL = [
@@ -48,6 +50,9 @@ export class Presets {
           button("Import …", () => this.import(), { title: "Add a preset from a TOML file" }),
           button("From a LoRA …", () => this.fromLora(), {
             title: "Fill the form with the settings of a finished LoRA",
+          }),
+          button("From elsewhere …", () => this.fromElsewhere(), {
+            title: "Fill the form with settings of sd-scripts, kohya_ss, OneTrainer and others",
           }),
           this.remove,
         ),
@@ -158,25 +163,25 @@ export class Presets {
 
   async fromLora() {
     const file = await chooseLora();
-    if (!file) return;
+    if (file) await this.takeOver("metadata", { file });
+  }
+
+  async fromElsewhere() {
+    const given = await chooseSettings();
+    if (given?.trim()) await this.takeOver("import", { text: given });
+  }
+
+  /** Fill the form with what the server makes of other settings, and say what became of each. */
+  async takeOver(route, body) {
     await attempt(async () => {
-      const found = await post("metadata", { file });
+      const found = await post(route, body);
       this.form.clear(PERSONAL);
       this.applied = null;
       const unknown = this.form.fill(found.values);
+      found.left_out.push(...unknown.map((key) => ({ key, why: "is not asked for in this form" })));
       this.draw();
-      const left = [...found.left_out, ...unknown.map((key) => ({ key, why: "not an option here" }))];
-      if (left.length > 0)
-        await ask(
-          "What could not be taken over",
-          () =>
-            h(
-              "ul",
-              { class: "ls-list" },
-              left.map((each) => h("li", {}, h("b", {}, each.key), ` ${each.why}`)),
-            ),
-          [{ label: "Close", value: true, kind: "primary" }],
-        );
+      if (found.changed.length > 0 || found.left_out.length > 0) await showTaken(found);
+      else tell(`${count(found.understood.length, "setting")} taken over.`);
     });
   }
 }

@@ -17,9 +17,11 @@ from lib_lora.api.studio import Studio
 from lib_lora.base.errors import StudioError
 from lib_lora.base.protocols import Host
 from lib_lora.files.image_header import PICTURE_EXTENSIONS
-from lib_lora.jobs import caches, from_metadata, train_form
+from lib_lora.jobs import caches, train_form
 from lib_lora.jobs import presets as own
 from lib_lora.jobs.dataset_access import allowed_folder
+from lib_lora.jobs.imports.lora import options_from_lora
+from lib_lora.jobs.imports.text import options_from_text
 from lib_lora.jobs.state import ACTIVE
 
 _REPEATS = re.compile(r"\d+_")
@@ -36,7 +38,12 @@ def plan(studio: Studio, call: Call) -> Any:
 def metadata(studio: Studio, call: Call) -> Any:
     """What a LoRA of the host's says of its training, as the form's values."""
     path = find_lora(studio.host, call.given("file", str).removesuffix(".safetensors"))
-    return from_metadata.options_from_lora(path, studio.host).view()
+    return options_from_lora(path, studio.host).view()
+
+
+def settings(studio: Studio, call: Call) -> Any:
+    """What the settings of another program say, as the form's values."""
+    return options_from_text(call.given("text", str), studio.host).view()
 
 
 def limit_cache(studio: Studio, call: Call) -> Any:

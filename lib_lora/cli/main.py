@@ -15,7 +15,9 @@ from lib_lora.base.options import add_flags, from_mapping
 from lib_lora.base.reproducible import ask_for_reproducible_sums
 from lib_lora.base.signals import Control
 from lib_lora.cli import tools
+from lib_lora.cli.blocks import add_blocks_flags
 from lib_lora.cli.dataset import add_dataset_flags
+from lib_lora.cli.imports import add_import_flags, run_import
 from lib_lora.cli.several import start_processes
 from lib_lora.cli.ui import add_ui_flags, run_ui
 from lib_lora.jobs.wire import check_source, event_file, listen
@@ -147,7 +149,9 @@ _COMMANDS = [
     ("plan", "say what train would do: pictures, buckets, repeats, steps", _plan, _train_flags),
     ("sample", "make pictures with a checkpoint and LoRAs", _sample, _sample_flags),
     *tools.commands(),
-    ("dataset", "look at pictures and captions, and edit them", None, add_dataset_flags),  # has commands of its own
+    ("blocks", "block weights: presets, figures, files, pictures", None, add_blocks_flags),  # has commands of its own
+    ("dataset", "look at pictures and captions, and edit them", None, add_dataset_flags),  # so has this
+    ("import", "turn another program's settings, or a LoRA's, into a config file", run_import, add_import_flags),
     ("options", "print the table of all options", _options, _no_flags),
     ("ui", "open the page in the browser", run_ui, add_ui_flags),
 ]

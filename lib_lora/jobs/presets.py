@@ -84,21 +84,14 @@ class Preset:
 
 def presets_view(host: Host) -> list[dict[str, Any]]:
     """All presets to choose from, the guides' first."""
-    from lib_lora.adapters.base import NETWORKS
-
     usable = {name.lower() for name in usable_optimizers()}
-    shown = [
-        preset
-        for preset in guide_presets()
-        if preset.values.get("network_type", "LoRA") in NETWORKS
-        and preset.values.get("optimizer_type", "AdamW").lower() in usable
-    ]
+    shown = [preset for preset in guide_presets() if preset.values.get("optimizer_type", "AdamW").lower() in usable]
     return [preset.view() for preset in (*shown, *own_presets(host))]
 
 
 def usable_optimizers() -> list[str]:
     """The optimizers that a run could begin with now: their card is there, and their package."""
-    from lib_lora.training.optimizers import OPTIMIZERS
+    from lib_lora.training.optimizer_table import OPTIMIZERS
 
     names = optimizers_of_this_machine()
     return [name for name in names if importlib.util.find_spec(OPTIMIZERS.get(name).module.partition(".")[0])]
@@ -108,7 +101,7 @@ def optimizers_of_this_machine() -> list[str]:
     """The optimizers whose card is there; choosing one whose package is not says how to add it."""
     import torch
 
-    from lib_lora.training.optimizers import OPTIMIZERS
+    from lib_lora.training.optimizer_table import OPTIMIZERS
 
     return [name for name in OPTIMIZERS if torch.cuda.is_available() or not OPTIMIZERS.get(name).needs_cuda]
 

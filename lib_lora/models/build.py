@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from lib_lora.arch import ldm
 from lib_lora.arch.family import Part
 from lib_lora.base.errors import StudioError
 from lib_lora.models import compat_transformers
 from lib_lora.models.config_yaml import ModelYaml
+from lib_lora.models.libraries import AutoencoderKL, UNet2DConditionModel
 from lib_lora.models.mapped_tensors import shapes_of
 from lib_lora.models.sharing import share
 

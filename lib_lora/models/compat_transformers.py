@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from lib_lora.models.libraries import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 
 def clip_text_model(

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lib_lora.base.compat_torch import autocast_dtype
+
 
 def cast_on_use(module: nn.Module, dtype: torch.dtype) -> None:
     """Let every layer of ``module`` whose weights are not in ``dtype`` cast them in its forward.
@@ -55,16 +57,7 @@ class _Conv2d(torch.autograd.Function):
 
 def _product_dtype(self: nn.Module, device: str) -> torch.dtype:
     """Of products: autocast's where it is on, which would cast what came in another type once more."""
-    return autocast_dtype(device) or self.compute_dtype
-
-
-def autocast_dtype(device: str) -> torch.dtype | None:
-    """What autocast casts to on a kind of device, None where it is off."""
-    if hasattr(torch, "get_autocast_dtype"):  # PyTorch 2.4
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if device == "cpu":
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return autocast_dtype(torch, device) or self.compute_dtype
 
 
 def _linear(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:

@@ -29,18 +29,26 @@ def encode_prompt(model: DiffusionModel, prompt: str, clip_skip: int = 1) -> Con
 
 
 def encode_captions(
-    model: DiffusionModel, captions: Sequence[str], clip_skip: int = 1, max_tokens: int = CHUNK_TOKENS
+    model: DiffusionModel,
+    captions: Sequence[str],
+    clip_skip: int = 1,
+    max_tokens: int = CHUNK_TOKENS,
+    weighted: bool = False,
 ) -> Conditioning:
     """The conditioning of a training batch; gradients flow into what is attached to the encoders.
 
     Captions are divided as ``text.chunks.chunk_caption`` says; shorter ones get empty chunks, so that all have
     as many as the longest.
 
+    Args:
+        weighted: ``(tag:1.2)`` in a caption is a weight.
+
     Raises:
         StudioError: ``max_tokens`` is no multiple of 75, or ``clip_skip`` is out of range.
     """
     divided = [
-        [chunk_caption(caption, tokenizer, max_tokens) for caption in captions] for tokenizer in model.tokenizers
+        [chunk_caption(caption, tokenizer, max_tokens, weighted) for caption in captions]
+        for tokenizer in model.tokenizers
     ]
     return _encode(model, divided, clip_skip)
 

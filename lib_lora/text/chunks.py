@@ -95,7 +95,9 @@ class _Packer:
         return self.chunks
 
 
-def chunk_caption(caption: str, tokenizer: Tokenizer, max_tokens: int = CHUNK_TOKENS) -> list[Chunk]:
+def chunk_caption(
+    caption: str, tokenizer: Tokenizer, max_tokens: int = CHUNK_TOKENS, weighted: bool = False
+) -> list[Chunk]:
     """A training caption as chunks: cut at every 75th token, and at ``max_tokens`` for good.
 
     The ids of each chunk are sd-scripts' (``max_token_length`` 75, 150, 225). Two things differ on purpose,
@@ -104,11 +106,17 @@ def chunk_caption(caption: str, tokenizer: Tokenizer, max_tokens: int = CHUNK_TO
     sd-scripts keeps the first begin and the last end (75 n + 2 rows). A caption of up to 75 tokens with
     ``max_tokens`` 75 is identical in all three. Brackets in captions are text, as in sd-scripts.
 
+    Args:
+        weighted: brackets are weights, and the caption is divided as the WebUI divides a prompt; sd-scripts'
+            ``weighted_captions`` reads them alike and divides at every 75th token.
+
     Raises:
         StudioError: ``max_tokens`` is not a multiple of 75.
     """
     if max_tokens < CHUNK_TOKENS or max_tokens % CHUNK_TOKENS:
         raise StudioError("not allowed", field="max_token_length", came=max_tokens, allowed="75, 150, 225")
+    if weighted:
+        return chunk_prompt(caption, tokenizer)[: max_tokens // CHUNK_TOKENS]
     ids = tokenizer.encode(caption)[:max_tokens]
     starts = range(0, max(len(ids), 1), CHUNK_TOKENS)
     return [make_chunk(tokenizer, ids[start : start + CHUNK_TOKENS]) for start in starts]

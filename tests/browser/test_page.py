@@ -25,6 +25,7 @@ def test_the_plan_is_shown_while_the_form_is_filled_in(studio):
     studio.write("max_train_epochs", "3")
     expect(lambda: re.search(r"Epochs\s*3\b", studio(".ls-outcome").inner_text()))
     assert studio(".ls-buckets svg .ls-bar").count() > 0
+    assert studio(".ls-rates canvas").get_attribute("aria-label").startswith("Learning rate up to step")
 
 
 def test_a_mistake_is_told_at_its_field_and_opens_its_group(studio):
@@ -117,6 +118,23 @@ def test_a_preset_of_ones_own_is_saved_and_deleted(studio):
 
 
 @pytest.mark.usefixtures("empty_queue")
+def test_settings_of_another_program_fill_the_form_and_what_is_left_out_is_listed(studio):
+    studio.button("From elsewhere …").click()
+    studio("dialog textarea").fill("accelerate launch train_network.py --network_dim=48 --flip_aug --odd_one=3")
+    studio.button("Take over").click()
+    taken = studio("dialog", has_text="Taken over")
+    taken.wait_for()
+    assert "odd_one there is no such option here" in taken.inner_text()
+    studio.button("Close", "dialog").last.click()
+    assert studio.control("network_dim").input_value() == "48"
+    studio.button("From elsewhere …").click()
+    studio("dialog textarea").fill("nothing of this kind")
+    studio.button("Take over").click()
+    studio(".ls-message.ls-error").wait_for()
+    studio(".ls-message.ls-error button").click()
+    assert studio.control("network_dim").input_value() == "48"
+
+
 def test_jobs_from_start_to_end(studio):
     """Progress, a reload in the middle, pause, other jobs that wait, resume, stop, and a result."""
     studio.start("first", **MANY_STEPS)

@@ -22,7 +22,9 @@ from lib_lora.jobs.presets import (
 )
 from lib_lora.jobs.train_form import read_form
 from lib_lora.training.config import TrainConfig, alpha_warning
-from lib_lora.training.optimizers import OPTIMIZERS, build_optimizers, parse_args
+from lib_lora.training.optimizer_args import parse_args
+from lib_lora.training.optimizer_table import OPTIMIZERS
+from lib_lora.training.optimizers import build_optimizers
 
 ALL = {preset.id: preset for preset in guide_presets()}
 
@@ -137,9 +139,8 @@ def test_their_optimizers_take_their_arguments():
         build_optimizers(preset.values["optimizer_type"], [group], preset.values["optimizer_args"])
 
 
-def test_those_whose_network_or_optimizer_is_missing_are_not_shown(host, monkeypatch):
-    shown = {preset["id"] for preset in presets_view(host)}
-    assert "vehicle_lokr" in ALL and "vehicle_lokr" not in shown and "easy_prodigy" in shown
+def test_those_whose_optimizer_is_missing_are_not_shown(host, monkeypatch):
+    assert {"vehicle_lokr", "easy_prodigy"} <= {preset["id"] for preset in presets_view(host)}
     names = [name for name in OPTIMIZERS if name not in ("Prodigy", "AdamW8bit")]
     monkeypatch.setattr(presets, "usable_optimizers", lambda: names)
     assert "easy_prodigy" not in {preset["id"] for preset in presets_view(host)}

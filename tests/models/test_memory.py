@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from lib_lora.adapters.base import TEXT_ENCODER, UNET, NetworkSpec
 from lib_lora.adapters.network import Network
+from lib_lora.adapters.spec import TEXT_ENCODER, UNET, NetworkSpec
 from lib_lora.base.errors import StudioError
 from lib_lora.models.memory import MemoryOptions, run_with, text_layers, unet_layers
 from lib_lora.models.prompt import encode_captions

@@ -113,3 +113,54 @@ def test_all_texts_are_told_where_tags_do_not_change():
     assert set(varied(rules, caption="a")) == {"", "x a"}
     with pytest.raises(ValueError):
         caption_texts("a", CaptionRules(shuffle_caption=True))
+
+
+def test_a_second_separator_joins_tags_until_the_end():
+    rules = CaptionRules(shuffle_caption=True, secondary_separator=";;;")
+    texts = varied(rules, caption="a, b;;;c, d")
+    assert {text.replace(" ", "").replace("b,c", "bc") for text in texts} == {
+        "a,bc,d", "a,d,bc", "bc,a,d", "bc,d,a", "d,a,bc", "d,bc,a"
+    }  # fmt: skip
+    assert vary_caption("a, b;;;c", CaptionRules(secondary_separator=";;;"), Owner(0, 1, 0)) == "a, b,c"
+
+
+def test_wildcards_draw_each_word_equally_often():
+    counts = Counter(varied(CaptionRules(enable_wildcard=True), range(3000), caption="{red|blue|} {{x}} hat"))
+    assert set(counts) == {"red {x} hat", "blue {x} hat", " {x} hat"}
+    assert all(abs(count - 1000) < 130 for count in counts.values())  # 5 standard deviations of 25.8
+
+
+def test_wildcards_are_drawn_one_by_one():
+    assert len(set(varied(CaptionRules(enable_wildcard=True), caption="{a|b} {a|b}"))) == 4
+
+
+def test_one_of_several_lines_is_drawn_and_the_prefix_stands_before_each():
+    rules = CaptionRules(enable_wildcard=True, caption_prefix="zorb")
+    assert set(varied(rules, caption="red dog\nblue cat")) == {"zorb red dog", "zorb blue cat"}
+
+
+def test_braces_are_text_where_wildcards_are_not_asked_for():
+    assert vary_caption("{a|b}", CaptionRules(), Owner(0, 1, 0)) == "{a|b}"
+
+
+@pytest.mark.parametrize(
+    ("step", "shown"),
+    # floor(step (5 - 1) / 8) + 1 of five tags behind the one that stays
+    [(0, 1), (1, 1), (2, 2), (3, 2), (4, 3), (7, 4), (8, 5), (99, 5)],
+)
+def test_tags_come_one_after_the_other(step, shown):
+    rules = CaptionRules(keep_tokens=1, token_warmup_step=8)
+    text = vary_caption("zorb, a, b, c, d, e", rules, Owner(0, 1, 0), step, 100)
+    assert text == ", ".join(["zorb", *"abcde"[:shown]])
+
+
+def test_a_tag_warm_up_may_be_a_share_of_the_run_and_begin_with_nothing():
+    rules = CaptionRules(token_warmup_step=0.5, token_warmup_min=0)
+    shown = [vary_caption("a, b", rules, Owner(0, 1, 0), step, 8) for step in range(5)]
+    assert shown == ["", "", "a", "a", "a, b"]
+
+
+def test_all_texts_cannot_be_told_where_words_are_drawn():
+    for rules in (CaptionRules(enable_wildcard=True), CaptionRules(token_warmup_step=3)):
+        with pytest.raises(ValueError):
+            caption_texts("a", rules)

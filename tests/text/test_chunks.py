@@ -110,3 +110,9 @@ def test_a_short_caption_is_one_chunk_and_its_brackets_are_text(tokenizer):
 def test_other_lengths_are_refused(tokenizer, max_tokens):
     with pytest.raises(StudioError, match="max_token_length"):
         chunk_caption("red", tokenizer, max_tokens)
+
+
+def test_weights_in_captions_are_read_and_divided_as_a_prompts(tokenizer):
+    caption = "red (cat:1.5) [dog] " * 40
+    assert chunk_caption(caption, tokenizer, 750, weighted=True) == chunk_prompt(caption, tokenizer)
+    assert chunk_caption(caption, tokenizer, 75, weighted=True) == chunk_prompt(caption, tokenizer)[:1]

@@ -1,0 +1,1 @@
+"""Settings of other programs, and of finished LoRAs, as options of ours."""
