@@ -27,9 +27,9 @@ from full_size import SIZES, Size, shapes, write_checkpoint
 from safetensors import safe_open
 from watch import Measured, measure
 
-from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
 from lib_lora.adapters.save import tensor_data
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.files.safetensors_file import TensorData, write_safetensors
 
 ROOT = Path(__file__).resolve().parent.parent

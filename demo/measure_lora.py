@@ -32,8 +32,9 @@ from lib_lora.files.captions import read_caption  # noqa: E402
 from lib_lora.hosts.standalone.generator import StandaloneGenerator  # noqa: E402
 from lib_lora.models.loader import load_model  # noqa: E402
 from lib_lora.models.prompt import encode_captions  # noqa: E402
+from lib_lora.training.draws import Draws  # noqa: E402
 from lib_lora.training.noise import sample_noise  # noqa: E402
-from lib_lora.training.objectives import Draws, NoiseOptions, NoiseSchedule, denoising_loss  # noqa: E402
+from lib_lora.training.objectives import DenoisingOptions, NoiseSchedule, denoising_loss  # noqa: E402
 from world import CONCEPT_TAG, PICTURE_PX, agreement, random_concept_scene, random_scene, shows_concept  # noqa: E402
 
 PICTURE = {
@@ -95,7 +96,7 @@ class LoraMeasure:
                     torch.ones(len(timesteps)),
                     Draws(noise, timesteps),
                     schedule,
-                    NoiseOptions(),
+                    DenoisingOptions(),
                 )
                 rows.append(terms.raw.numpy())
         return np.stack(rows)

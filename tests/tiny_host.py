@@ -115,6 +115,15 @@ class TinyHost:
         return self.waiting
 
     @contextlib.contextmanager
+    def generator(self, checkpoint: Path | None = None) -> Iterator[Any]:
+        from lib_lora.hosts.standalone.generator import StandaloneGenerator
+
+        assert checkpoint is None or checkpoint in self.known
+        self.told.append(("pictures", checkpoint and checkpoint.name))
+        with self.turn:
+            yield StandaloneGenerator(self.model, self.loras, self.data_dir)
+
+    @contextlib.contextmanager
     def task(self, title: str) -> Iterator[TinyTask]:
         self.tasks.append(TinyTask(title))
         yield self.tasks[-1]

@@ -104,10 +104,11 @@ export class Form {
   /**
    * An option's field. Each option has one place on the page.
    * @param {string} name
-   * @param {{label?: string, help?: string, placeholder?: string, after?: Node, choices?: [string, string][],
-   *   other?: string, named?: boolean, widget?: (take: (value: string) => void) => Widget}} look `other` names a
-   *   choice's last entry; `named` shows the option's own name; `widget` makes a control of another kind, such as a
-   *   Picker: {element, control, show(value)}, which calls `take` with what a person has chosen
+   * @param {{label?: string, help?: string, placeholder?: string, after?: Node, below?: Node,
+   *   choices?: [string, string][], other?: string, named?: boolean, rows?: number,
+   *   widget?: (take: (value: string) => void) => Widget}} look `other` names a choice's last entry; `named` shows the
+   *   option's own name; `rows` makes a field of so many lines; `widget` makes a control of another kind, such
+   *   as a Picker: {element, control, show(value)}, which calls `take` with what a person has chosen
    */
   field(name, look = {}) {
     const field = new Field(this, this.options.get(name), look);
@@ -161,6 +162,7 @@ class Field {
             h("div", { class: "ls-control" }, this.box, look.after),
           ],
       this.help,
+      look.below,
       look.named && h("code", { class: "ls-name" }, option.name),
       this.error,
     );
@@ -185,7 +187,7 @@ class Field {
       return this.control;
     }
     if (closed || open) return this.makeChoice(closed ?? open, !closed, look);
-    this.control = this.makeText(look, MANY_LINES.includes(option.name));
+    this.control = this.makeText(look, Boolean(look.rows) || MANY_LINES.includes(option.name));
     return this.control;
   }
 
@@ -193,7 +195,7 @@ class Field {
     const number = ["int", "float"].includes(this.option.kind);
     const control = h(lines ? "textarea" : "input", {
       class: `ls-input${number ? " ls-number" : ""}`,
-      rows: lines ? 3 : null,
+      rows: lines ? (look.rows ?? 3) : null,
       inputmode: number ? "decimal" : null,
       spellcheck: "false",
       autocomplete: "off",

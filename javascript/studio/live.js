@@ -90,10 +90,15 @@ export class Feed {
     this.losses = [];
     this.rates = new Map(); // group -> one rate a step
     this.epochs = []; // {step, epoch} at the end of each
+    this.validations = []; // {step, epoch, loss} of what is held out
+    this.best = null; // the lowest of them, also where the run has gone back from it
     this.notes = [];
     this.saves = [];
     this.checked = null;
     this.preflight = null;
+    this.axes = null; // labels of a grid of pictures
+    this.cells = []; // its pictures
+    this.blocks = []; // what has been measured of a LoRA's blocks
   }
 
   /** Fetch what is new. @returns whether there was anything */
@@ -129,6 +134,7 @@ export class Feed {
     this.steps.length = this.losses.length = keep;
     for (const rates of this.rates.values()) rates.length = Math.min(rates.length, keep);
     this.epochs = this.epochs.filter((each) => each.step < step);
+    this.validations = this.validations.filter((each) => each.step < step);
   }
 }
 
@@ -143,11 +149,25 @@ const TAKE = {
     }
   },
   EpochDone: (feed, event) => feed.epochs.push({ step: event.step, epoch: event.epoch }),
+  WentBack: (feed, event) => feed.forgetFrom(event.step + 1),
+  Validated(feed, event) {
+    const measured = { step: event.step, epoch: event.epoch, loss: event.loss ?? NaN };
+    feed.validations.push(measured);
+    if (event.best) feed.best = measured;
+  },
   Note: (feed, event) => feed.notes.push({ text: event.text, level: event.level }),
   Saved(feed, event) {
     feed.saves = feed.saves.filter((save) => save.path !== event.path);
     feed.saves.push({ path: event.path, step: event.step, final: event.final });
   },
+  Removed: (feed, event) => (feed.saves = feed.saves.filter((save) => save.path !== event.path)),
   Checked: (feed, event) => (feed.checked = event),
   PreflightDone: (feed, event) => (feed.preflight = event),
+  // A job that was stopped and is resumed lays its grid out anew, and tells of every picture again.
+  GridLaidOut: (feed, event) => Object.assign(feed, { axes: event.axes, cells: [] }),
+  CellReady: (feed, event) => feed.cells.push(event),
+  BlockMeasured(feed, event) {
+    feed.blocks = feed.blocks.filter((each) => each.block !== event.block);
+    feed.blocks.push(event);
+  },
 };

@@ -1,10 +1,13 @@
 // The page: what lora_studio.js loads when the mount is first seen.
 
 import { get, post } from "./api.js";
-import { placeDialogs } from "./dialogs.js";
+import { BlocksTab } from "./blocks.js";
+import { BLOCKS_KINDS } from "./blocks/run.js";
+import { placeDialogs, tell } from "./dialogs.js";
 import { button, h, put, show, text } from "./dom.js";
 import { duration } from "./format.js";
 import { DatasetTab } from "./dataset.js";
+import { USUAL } from "./dataset/store.js";
 import { Live } from "./live.js";
 import { attempt } from "./presets.js";
 import { QueueTab } from "./queue.js";
@@ -37,19 +40,31 @@ export async function start(mount) {
 function build(mount, schema) {
   const live = new Live(mount);
   const dataset = new DatasetTab(schema, live, {
-    train: (folder) => {
+    train: ({ folder, caption_extension: extension }) => {
       train.form.set("train_data_dir", folder);
+      train.form.set("caption_extension", extension);
       tabs.open("Train");
     },
     values: () => train.form.submitted(),
   });
   const train = new TrainTab(schema, live, {
     edit: (folder) => {
-      dataset.open(folder);
+      dataset.open(folder, { ...USUAL, caption_extension: train.form.values.caption_extension });
       tabs.open("Dataset");
     },
   });
   const tools = new ToolsTab(live);
+  const blocks = new BlocksTab(live, {
+    train: (values) => {
+      train.form.fill(values);
+      tabs.open("Train");
+      tell("The form has these values now. Everything else in it stays.");
+    },
+    saveLora: (values) => {
+      tools.load({ kind: "blocks", values });
+      tabs.open("Tools");
+    },
+  });
   const queue = new QueueTab(
     live,
     {
@@ -64,13 +79,15 @@ function build(mount, schema) {
         },
         defaults: () => schema.defaults,
       },
-      ...toolHomes(tools, () => tabs.open("Tools")),
+      ...homesOf(TOOL_KINDS, tools, () => tabs.open("Tools")),
+      ...homesOf(BLOCKS_KINDS, blocks, () => tabs.open("Block weights")),
     },
     schema.host,
   );
   const tabs = new Tabs([
     { name: "Train", element: train.element },
     { name: "Dataset", element: dataset.element, opened: () => dataset.begin() },
+    { name: "Block weights", element: blocks.element, opened: () => blocks.opened() },
     { name: "Tools", element: tools.element, opened: () => tools.opened() },
     { name: "Queue", element: queue.element },
   ]);
@@ -81,6 +98,7 @@ function build(mount, schema) {
     shutdownBanner(live),
     train.element,
     dataset.element,
+    blocks.element,
     tools.element,
     queue.element,
   );
@@ -88,20 +106,20 @@ function build(mount, schema) {
   live.refresh();
 }
 
-/** Where the queue's tool jobs are looked at and changed. */
-function toolHomes(tools, open) {
+/** Where the queue's jobs of some kinds are looked at and changed. */
+function homesOf(kinds, tab, open) {
   const home = (kind) => ({
     watch: (job) => {
-      tools.watch(job.id);
+      tab.watch(job.id);
       open();
     },
     change: (job) => {
-      tools.load(job);
+      tab.load(job);
       open();
     },
-    defaults: () => tools.defaults(kind),
+    defaults: () => tab.defaults(kind),
   });
-  return Object.fromEntries(TOOL_KINDS.map((kind) => [kind, home(kind)]));
+  return Object.fromEntries(kinds.map((kind) => [kind, home(kind)]));
 }
 
 /** Says when the server does not answer, or wants a login again. */

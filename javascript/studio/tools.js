@@ -1,13 +1,12 @@
 // The Tools tab: the tools at the left, the chosen one's form, and at the right Start and what has come of it.
 
-import { button, debounce, h, put, show, text } from "./dom.js";
+import { button, debounce, h, put, show } from "./dom.js";
 import { post } from "./api.js";
+import { Earlier } from "./earlier.js";
 import { capital } from "./form.js";
-import { clock } from "./format.js";
 import { ACTIVE } from "./live.js";
 import { recall, remember } from "./memory.js";
 import { attempt } from "./presets.js";
-import { pill, setPill } from "./status.js";
 import { Files } from "./tools/files.js";
 import { ToolForm } from "./tools/form.js";
 import { rowsOf } from "./tools/recipe_text.js";
@@ -15,7 +14,7 @@ import { ToolRun } from "./tools/run.js";
 import { ToolStart } from "./tools/start.js";
 
 /** The kinds of jobs that this tab shows. */
-export const TOOL_KINDS = ["extract", "merge", "bake", "resize", "convert", "inspect", "verify", "compare"];
+export const TOOL_KINDS = ["extract", "merge", "bake", "resize", "blocks", "convert", "inspect", "verify", "compare"];
 
 const SOON_MS = 300;
 
@@ -24,6 +23,7 @@ const INTO = {
   merge: "prompt",
   bake: "prompt",
   resize: "model",
+  blocks: "model",
   convert: "model",
   inspect: "model",
   verify: "model",
@@ -173,7 +173,7 @@ export class ToolsTab {
     const busy = jobs.find((job) => ACTIVE.has(job.status));
     const job = this.live.job(this.shown) ?? busy ?? jobs[0] ?? null;
     this.run.update(job);
-    this.earlier.draw(jobs, job, this.run.tools.labels());
+    this.earlier.draw(jobs, job, (each) => this.panels.get(each.kind)?.tool.label ?? each.kind);
     const ended = jobs.filter((each) => each.ended).map((each) => each.id + each.ended);
     if (ended.some((id) => !this.seen.has(id)) && this.chosen !== null) this.refresh();
     this.seen = new Set(ended);
@@ -229,49 +229,5 @@ export class ToolsTab {
   /** The defaults of a tool's form. */
   defaults(kind) {
     return this.panels.get(kind)?.tool.defaults ?? {};
-  }
-}
-
-/** The jobs of the tools so far, to look at again. */
-class Earlier {
-  constructor(watch) {
-    Object.assign(this, { watch, rows: new Map() });
-    this.list = h("div", { class: "ls-earlier-list" });
-    this.element = h(
-      "section",
-      { class: "ls-section ls-earlier", "aria-label": "Earlier results", hidden: true },
-      h("header", { class: "ls-section-head" }, h("h2", {}, "Earlier results")),
-      this.list,
-    );
-  }
-
-  draw(jobs, shown, labels) {
-    show(this.element, jobs.length > 0);
-    const key = jobs.map((job) => job.id).join();
-    if (key !== this.drawn) {
-      this.drawn = key;
-      this.rows = new Map(jobs.map((job) => [job.id, this.row(job)]));
-      put(
-        this.list,
-        [...this.rows.values()].map((row) => row.element),
-      );
-    }
-    for (const job of jobs) {
-      const row = this.rows.get(job.id);
-      setPill(row.pill, job.status);
-      text(row.about, `${labels.get(job.kind) ?? job.kind}, ${clock(job.created)}`);
-      row.element.setAttribute("aria-current", String(job.id === shown?.id));
-    }
-  }
-
-  row(job) {
-    const row = { pill: pill(job.status), about: h("span", { class: "ls-help" }) };
-    row.element = h(
-      "button",
-      { type: "button", class: "ls-earlier-row", onclick: () => this.watch(job.id) },
-      h("span", {}, h("b", { class: "ls-job-name" }, job.name), row.about),
-      row.pill,
-    );
-    return row;
   }
 }

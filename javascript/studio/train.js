@@ -7,6 +7,7 @@ import { button, debounce, h } from "./dom.js";
 import { folderButton } from "./folder.js";
 import { Form } from "./form.js";
 import { recall, remember } from "./memory.js";
+import { OptimizerHelp } from "./optimizer.js";
 import { Planner, PlanView } from "./plan.js";
 import { Presets } from "./presets.js";
 import { Refusal } from "./refusal.js";
@@ -31,6 +32,7 @@ export class TrainTab {
     this.planner.addEventListener("plan", () => refusal.show(this.planner.error));
     this.planner.addEventListener("plan", () => this.settleEpochs());
     const simple = this.simplePart(schema);
+    this.optimizer = new OptimizerHelp(this.form, schema.optimizers);
     this.advanced = new Advanced(this.form, new Set(this.form.fields.keys()), (option) => this.look(option, schema));
     this.start = new StartPanel(this.form, this.planner, live, host, (job, alone) => alone && this.run.pin(job.id));
     this.run = new RunPanel(live, host, (values) => this.again(values));
@@ -116,6 +118,8 @@ export class TrainTab {
 
   /** What a field of the Advanced part has beside the option's own. */
   look(option, schema) {
+    if (option.name === "optimizer_type") return { below: this.optimizer.about };
+    if (option.name === "optimizer_args") return { below: this.optimizer.element };
     if (option.name === "vae")
       return { choices: schema.vaes.map((file) => [file.path, file.name]), other: "another file …" };
     return option.folder === "datasets" && option.name.endsWith("_dir")
@@ -127,6 +131,7 @@ export class TrainTab {
     const other = LENGTHS[name];
     if (other && this.form.values[name] !== "") this.form.set(other, "", { quiet: true });
     this.advanced?.refresh();
+    this.optimizer?.refresh();
     this.keep?.();
     this.planner.later();
   }

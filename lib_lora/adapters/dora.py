@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lib_lora.adapters.base import NETWORKS, Adapter, compute_input
 from lib_lora.adapters.ranked import RankedAdapter
 from lib_lora.adapters.spec import NetworkSpec, NetworkState, Target
 
 SCALE = "dora_scale"
+# The least squared norm to divide by: what has no weights, in pruned checkpoints, stays 0 until it learns.
+_LEAST = torch.finfo(torch.float32).tiny
 
 
 class DoraAdapter(Adapter):
@@ -50,8 +53,18 @@ class DoraAdapter(Adapter):
     def _shares(self) -> Tensor:
         """q [in], [in, 1, 1] for convolutions."""
         with torch.autocast(self.dora_scale.device.type, enabled=False):
-            norms = self.inner.column_squares(self.base_weight()).sqrt()
+            norms = self._column_squares().clamp_min(_LEAST).sqrt()
             return self.dora_scale[0] / norms.reshape(self.dora_scale.shape[1:])
+
+    def _column_squares(self) -> Tensor:
+        if self.target.layer.weight.dtype == torch.float32:
+            return self.inner.column_squares(self.base_weight())
+
+        def squares() -> Tensor:
+            return self.inner.column_squares(self.base_weight())
+
+        # Made again in the backward pass: to keep each layer's cast weight until then would cost a second model.
+        return checkpoint(squares, use_reentrant=False, preserve_rng_state=False)
 
     def run(self, x: Tensor, strength: float) -> Tensor:
         shares = self._shares()
@@ -88,7 +101,13 @@ class DoraAdapter(Adapter):
         return self.inner.plus_parameters()
 
     def note(self) -> str | None:
-        return self.inner.note()
+        empty = int((self.inner.base_squares(self.base_weight()) == 0).sum())
+        if not empty:
+            return self.inner.note()
+        return (
+            f"{self.target.module_name}: the checkpoint has no weights for {empty} of its inputs; the WebUI divides by "
+            "their norm, and gives no picture with a DoRA that has learned nothing for them"
+        )
 
 
 def _inner_kind(suffixes: Iterable[str]) -> type[RankedAdapter] | None:

@@ -91,7 +91,7 @@ class NormAdapter(_Difference):
 
     @classmethod
     def create(cls, target: Target, spec: NetworkSpec, state: NetworkState) -> NormAdapter | None:
-        return cls(target, True, state, spec)
+        return None if spec.leaves_out_block(target) else cls(target, True, state, spec)
 
     def delta(self, x: Tensor) -> Tensor:
         return self._normalised(x, self.weight, self.bias)

@@ -13,8 +13,6 @@ from lib_lora.adapters.ranked import RankedAdapter
 from lib_lora.adapters.spec import NetworkSpec, NetworkState, Target
 from lib_lora.base.errors import StudioError
 
-_SUFFIXES = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
-
 
 @NETWORKS.register("GLoRA")
 class GLoraAdapter(RankedAdapter):
@@ -27,7 +25,7 @@ class GLoraAdapter(RankedAdapter):
     GLoRA at all: theirs is written as the LoRA that it comes to on this checkpoint.
     """
 
-    needs = frozenset(_SUFFIXES)
+    needs = frozenset({"a1.weight", "a2.weight", "b1.weight", "b2.weight"})
     may_have = frozenset({"alpha"})
     takes_over = True
 
@@ -136,9 +134,6 @@ class GLoraAdapter(RankedAdapter):
         return len(shape) >= 2 and shape[0] < shape[1]
 
     def _in_new_order(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        missing = [suffix for suffix in _SUFFIXES if suffix not in tensors]
-        if missing:
-            raise StudioError("a convolution's GLoRA is kept as a LoRA", field=f"{self.key}.{missing[0]}")
         if not self._is_old(tensors):
             return tensors
         other = {"a1": "a2", "a2": "a1", "b1": "b2", "b2": "b1"}

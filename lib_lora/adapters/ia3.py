@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lib_lora.adapters.base import NETWORKS, Adapter, compute_input
 from lib_lora.adapters.spec import NetworkSpec, NetworkState, Target
+from lib_lora.base.errors import StudioError
 
 # As in the paper: outputs of the layers that make keys, values and so on, inputs of the second layer of a feed-forward.
 _ON_INPUT = ("ff.net.2", "mlp.fc2")
@@ -70,6 +71,16 @@ class IA3Adapter(Adapter):
     def dense_delta(self) -> Tensor:
         base = self.base_weight()
         return base * self.weight.reshape(*((1, -1) if self.on_input else (-1, 1)), *[1] * len(self.target.kernel))
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        super().check(tensors)
+        if bool(tensors["on_input"]) != self.on_input:
+            raise StudioError(
+                "does not fit: one changes the layer's inputs, the other its outputs",
+                field=f"{self.key}.on_input",
+                came=int(tensors["on_input"]),
+                allowed=str(int(self.on_input)),
+            )
 
     def parts(self) -> dict[str, Tensor]:
         return {"weight": self.weight}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -157,6 +157,16 @@ class Network(nn.Module):
         return dict(groups)
 
     @property
+    def types(self) -> Counter[str]:
+        """How many layers there are of each network type; of DoRA it is the type beneath."""
+        own = [adapter.inner if isinstance(adapter, DoraAdapter) else adapter for adapter in self]
+        return Counter(name for adapter in own for name in NETWORKS if type(adapter) is NETWORKS.get(name))
+
+    @property
+    def has_dora(self) -> bool:
+        return any(isinstance(adapter, DoraAdapter) for adapter in self)
+
+    @property
     def notes(self) -> list[str]:
         """What is odd about this network, for a person to read."""
         notes = [note for adapter in self if (note := adapter.note())]
@@ -194,7 +204,7 @@ class Network(nn.Module):
             [key for key in self.adapters if key not in matched],
         )
         if strict and unmatched.in_file:
-            raise _no_match(unmatched.in_file)
+            raise _other_types(modules.keys() & unmatched.in_network) or _no_match(unmatched.in_file)
         if strict and unmatched.in_network:
             raise StudioError(
                 f"the LoRA has nothing for {len(unmatched.in_network)} of the network's {len(self)} modules: "
@@ -241,6 +251,17 @@ def _no_match(keys: list[str]) -> StudioError:
     return StudioError(
         f"{len(keys)} keys of the LoRA match no layer of this model or no network type: {_some(keys)}",
         allowed="a LoRA of this model's family, of a type among " + ", ".join(NETWORKS),
+    )
+
+
+def _other_types(keys: Iterable[str]) -> StudioError | None:
+    """Where the file holds layers of the network, but as changes of other types."""
+    found = sorted(keys)
+    if not found:
+        return None
+    return StudioError(
+        f"{len(found)} layers are of another type in the file than in this network: {_some(found)}",
+        allowed="the file's network_type; of GLoRA, whose convolutions are kept as LoRA, dim_from_weights",
     )
 
 

@@ -43,7 +43,7 @@ class NetworkSpec:
         network_type: a name of ``NETWORKS``.
         block_ranks: by the UNet's block ("IN04", or "M00.1" for a part of the middle) other ranks than these; 0 leaves
             the block's layers out.
-        train_norm: change the UNet's normalisation layers too.
+        train_norm: change the UNet's normalisation layers too, of those that ``targets`` and ``block_ranks`` choose.
         dora: a magnitude of its own for each input column (DoRA), on LoRA, LoHa and LoKr.
         rs_lora: scale by alpha / sqrt(rank).
         use_tucker: 3x3 convolutions as a small core between two 1x1 ones.
@@ -93,17 +93,26 @@ class NetworkSpec:
 
     def rank_of(self, target: Target) -> tuple[int, float] | None:
         """The rank of a layer and its alpha, None where it gets none."""
-        own = BlockRank(
-            self.rank, self.alpha, self.conv_rank, self.alpha if self.conv_alpha is None else self.conv_alpha
-        )
-        if target.part == UNET and self.block_ranks:
-            part = f"{MIDDLE}.{middle_place(target.module_name)}"
-            own = self.block_ranks.get(part) or self.block_ranks.get(block_of(target.module_name) or "", own)
+        own = self._block_rank(target)
         rank, alpha = (own.conv_rank, own.conv_alpha) if target.is_spatial else (own.rank, own.alpha)
         if not rank:
             return None
         alpha = float(alpha) or float(rank)
         return rank, alpha * math.sqrt(rank) if self.rs_lora else alpha
+
+    def leaves_out_block(self, target: Target) -> bool:
+        """Whether no layer of the target's block has a rank."""
+        own = self._block_rank(target)
+        return not own.rank and not own.conv_rank
+
+    def _block_rank(self, target: Target) -> BlockRank:
+        own = BlockRank(
+            self.rank, self.alpha, self.conv_rank, self.alpha if self.conv_alpha is None else self.conv_alpha
+        )
+        if target.part != UNET or not self.block_ranks:
+            return own
+        part = f"{MIDDLE}.{middle_place(target.module_name)}"
+        return self.block_ranks.get(part) or self.block_ranks.get(block_of(target.module_name) or "", own)
 
 
 @dataclass

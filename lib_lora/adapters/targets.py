@@ -55,7 +55,16 @@ def find_targets(unet: nn.Module, text_encoders: list[nn.Module], spec: NetworkS
         )
     if spec.train_norm and spec.train_unet:
         layers = _inside(unet, UNET_BLOCKS | UNET_CONV_BLOCKS, NORMS)
-        targets += _targets(unet, UNET_PREFIX, UNET, layers, is_sdxl=_is_sdxl(text_encoders))
+        norms = _targets(unet, UNET_PREFIX, UNET, layers, is_sdxl=_is_sdxl(text_encoders))
+        norms = [target for target in norms if wanted(target.module_name)]
+        if not norms:
+            raise StudioError(
+                "network_targets names no normalisation layer",
+                field="train_norm",
+                came=spec.targets,
+                allowed="network_targets all, or a regular expression found in the name of one",
+            )
+        targets += norms
     return targets
 
 

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from lib_lora.api.call import Call, json_response, not_found
 from lib_lora.api.studio import Studio
 from lib_lora.base.errors import StudioError
+from lib_lora.jobs.evaluate_job import evaluation_view
 from lib_lora.jobs.job import Job
 from lib_lora.jobs.spec import is_id
 from lib_lora.jobs.state import ACTIVE
@@ -45,9 +46,10 @@ def add(studio: Studio, call: Call) -> Any:
 
 
 def one(studio: Studio, call: Call) -> Any:
-    """A job with all that it has to say; the list of all jobs leaves a tool's report out, which may be large."""
+    """A job with all that it has to say; the list of all jobs leaves out what may be large: a tool's report, a grid's
+    cells."""
     job = find_job(studio, call.path["id"])
-    return {**job.view(), "tool": tool_view(job)}
+    return {**job.view(), "tool": tool_view(job), **evaluation_view(job)}
 
 
 def events(studio: Studio, call: Call) -> Any:

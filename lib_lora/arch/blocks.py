@@ -7,8 +7,8 @@ for the text encoders. One formula serves every family:
     down_blocks.i.downsamplers            IN(3 + 3i)          up_blocks.i.upsamplers              OUT(2 + 3i)
     conv_in                               IN00                mid_block                           M00
 
-``time_embedding``, ``add_embedding``, ``conv_norm_out`` and ``conv_out`` belong to no block: block weights leave them
-as they are.
+``time_embedding``, ``add_embedding``, ``conv_norm_out`` and ``conv_out`` belong to no block; ``weights.blocks.vector``
+says what that means.
 
 Sources: hako-mikan/sd-webui-lora-block-weight b403cb7; kohya-ss/sd-scripts 48d368f, networks/lora.py,
 ``get_block_index``.

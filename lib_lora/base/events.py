@@ -68,6 +68,26 @@ class EpochDone(Event):
 
 
 @dataclass(frozen=True)
+class WentBack(Event):
+    """Numbers were no longer finite at ``failed_step``: the run goes on after ``step`` at ``scale`` times its rate."""
+
+    step: int
+    failed_step: int
+    why: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class Validated(Event):
+    """The loss of the pictures that are held out. ``best``: it is the lowest so far."""
+
+    step: int
+    epoch: int
+    loss: float
+    best: bool
+
+
+@dataclass(frozen=True)
 class SampleReady(Event):
     """A preview picture was written."""
 
@@ -83,6 +103,13 @@ class Saved(Event):
     path: Path
     step: int
     final: bool = False
+
+
+@dataclass(frozen=True)
+class Removed(Event):
+    """A file that was written earlier in the run was deleted, as it was asked to."""
+
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -146,6 +173,41 @@ class TrainingEnded(Event):
     seconds: float
     written: list[Path] = field(default_factory=list)
     state: Path | None = None
+
+
+@dataclass(frozen=True)
+class GridLaidOut(Event):
+    """A grid's labels are known: ``{"columns": {"name", "labels"}, "rows": {"name", "labels"}}``."""
+
+    axes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CellReady(Event):
+    """A picture of a grid was written. ``places`` are [row, column]; a picture may stand in several.
+
+    ``change``: mean absolute difference from the picture without the LoRA, 0 to 1, None where there is none.
+    """
+
+    path: Path
+    places: list[list[int]]
+    label: str
+    values: dict[str, Any]
+    change: float | None = None
+
+
+@dataclass(frozen=True)
+class BlockMeasured(Event):
+    """What one block of a LoRA does to pictures.
+
+    ``alone``, ``off``: ``{"mean", "changed"}``, each 0 to 1, or None where it was not measured. ``pictures``: names of
+    files, ``{"alone": [..], "off": [..], "heat_alone": name, "heat_off": name}``, less what was not made.
+    """
+
+    block: str
+    alone: dict[str, float] | None
+    off: dict[str, float] | None
+    pictures: dict[str, Any]
 
 
 @dataclass(frozen=True)

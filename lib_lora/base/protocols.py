@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from lib_lora.base.signals import Control
+
 
 @dataclass(frozen=True)
 class PictureRequest:
@@ -21,18 +23,29 @@ class PictureRequest:
     cfg_scale: float = 7.0
     width: int = 512
     height: int = 512
-    clip_skip: int = 1
+    clip_skip: int | None = 1  # None: the host's own setting
 
 
 class Generator(Protocol):
-    """Whoever can turn a request into a picture: the WebUI's txt2img, or our own sampler."""
+    """Whoever can turn a request into a picture: the WebUI's txt2img, or our own sampler.
 
-    def generate(self, request: PictureRequest) -> Any:
-        """A ``PIL.Image.Image`` in RGB.
+    Attributes:
+        settings: what a picture depends on beside its request: the checkpoint and the host's own settings. Two
+            pictures of one request made with the same settings are the same.
+    """
+
+    settings: str
+
+    def generate(self, request: PictureRequest, *, control: Control | None = None) -> Any:
+        """A ``PIL.Image.Image`` in RGB, or None when ``control`` asked to stop, or somebody interrupted it.
 
         Raises:
             StudioError: the request names a LoRA or a sampler that is not there.
         """
+
+    def prediction_changes(self, texts: Sequence[tuple[str, str, int]]) -> list[float]:
+        """|e(other) - e(prompt)| / |e(prompt)| of each (prompt, other, seed), e being the UNet's predictions of the
+        seed's noise without LoRAs."""
 
 
 class Previewer(Protocol):
@@ -222,6 +235,16 @@ class Host(Protocol):
 
     def model_unloaded(self) -> AbstractContextManager[Waiting]:
         """The host's model leaves the card for a while and is loaded again afterwards; nobody uses it meanwhile."""
+
+    def generator(self, checkpoint: Path | None = None) -> AbstractContextManager[Generator]:
+        """Whoever makes pictures here, with the host's current settings.
+
+        Args:
+            checkpoint: loaded for a while; None for the host's loaded one.
+
+        Raises:
+            StudioError: it cannot be loaded, or none is loaded.
+        """
 
     def task(self, title: str) -> AbstractContextManager[HostTask]: ...
 

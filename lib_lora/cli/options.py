@@ -5,6 +5,7 @@ from __future__ import annotations
 from lib_lora.base.options import docs_table, options_of
 from lib_lora.dataset.edits import EDITS
 from lib_lora.dataset.health import HealthSettings
+from lib_lora.dataset.masks import MaskRule
 from lib_lora.dataset.picture_tools import TOOLS as PICTURE_TOOLS
 from lib_lora.hosts.standalone.sampling import SampleConfig
 from lib_lora.tagging.options import TagConfig
@@ -23,13 +24,16 @@ def options_page() -> str:
         docs_table(TrainConfig),
         "## sample",
         docs_table(SampleConfig),
-        *(part for name, tool in TOOLS.items() for part in (f"## {name}", docs_table(tool.config))),
+        *(part for name, tool in TOOLS.items() for part in (f"## {tool.command or name}", docs_table(tool.config))),
         "## dataset edit",
         "What each edit takes beside `--where`, `--dry_run` and `--remove_empty`.",
         *(part for name in EDITS for part in _edit(name)),
         "## dataset picture",
         "What each tool takes beside `--where` and `--over`.",
         *(part for name in PICTURE_TOOLS for part in _picture_tool(name)),
+        "## dataset mask make",
+        "What it takes beside `--where`.",
+        docs_table(MaskRule),
         "## dataset health",
         docs_table(HealthSettings),
         "## dataset tag",

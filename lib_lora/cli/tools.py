@@ -16,7 +16,8 @@ from lib_lora.weights.tools import TOOLS, Tool
 def commands() -> Iterator[tuple[str, str, Callable[[dict[str, Any]], int], Callable[[argparse.ArgumentParser], None]]]:
     """Name, help, command and flags of each tool."""
     for tool in TOOLS.values():
-        yield tool.name, tool.help, _command(tool), _flags(tool)
+        if not tool.command:  # else it is part of another command
+            yield tool.name, tool.help, _command(tool), _flags(tool)
 
 
 def _flags(tool: Tool) -> Callable[[argparse.ArgumentParser], None]:

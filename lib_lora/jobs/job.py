@@ -3,6 +3,7 @@
     job.json       what is to be done (``JobSpec``)
     state.json     how far it is (``JobState``), as of event number ``events``
     events.jsonl   what happened, with times
+    pictures/      of a grid or an analysis
     log.txt        what a child process printed, notes, and errors in full
 
 Everything but the log is written whole or not at all. ``state.json`` is written where the status changes; what came
@@ -12,6 +13,7 @@ after it is learnt anew from the events.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -132,7 +134,7 @@ class Job:
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def picture(self, name: str) -> Path:
-        """The file of a preview picture.
+        """The file of a picture: a preview, or one of a grid.
 
         Raises:
             StudioError: this job has made none of that name.
@@ -140,6 +142,8 @@ class Job:
         for picture in self.state.pictures:
             if picture["name"] == name:
                 return Path(picture["path"])
+        if self.pictures_folder.is_dir() and name in os.listdir(self.pictures_folder):
+            return self.pictures_folder / name
         raise StudioError("no such picture", field="name", came=name)
 
     def forget(self) -> None:
@@ -166,6 +170,11 @@ class Job:
     def log_folder(self) -> Path:
         """Where the run writes its loss and its preview pictures."""
         return self.folder / "log"
+
+    @property
+    def pictures_folder(self) -> Path:
+        """Where a grid's and an analysis' pictures are. They outlive a retry, which makes what is missing."""
+        return self.folder / "pictures"
 
     def can(self) -> list[str]:
         """The names of the actions that this job allows now."""

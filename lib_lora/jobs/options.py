@@ -11,7 +11,8 @@ from typing import Any
 from lib_lora.base.errors import StudioError
 from lib_lora.base.options import OptionInfo, option, options_of
 from lib_lora.base.protocols import Host, ModelFile
-from lib_lora.training.config import SAMPLES, TrainConfig
+from lib_lora.training.config import TrainConfig
+from lib_lora.training.options.samples import GROUP as SAMPLES
 
 LIVE, CHILD = "live", "child"
 JOB, RESULT = "Job", "Result"

@@ -10,7 +10,7 @@ from typing import Any
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.protocols import Host
-from lib_lora.jobs import tag_job, tool_job, train_job  # noqa: F401 - register their kinds
+from lib_lora.jobs import evaluate_job, tag_job, tool_job, train_job  # noqa: F401 - register their kinds
 from lib_lora.jobs.job import Job
 from lib_lora.jobs.power import Shutdown
 from lib_lora.jobs.spec import JOB_KINDS, JobSpec, is_id, new_id, no_such_job

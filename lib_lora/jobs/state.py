@@ -128,6 +128,15 @@ def _on_step(state: JobState, event: Mapping[str, Any]) -> None:
     state.recent = [*state.recent[1 - _RECENT_STEPS :], [event["step"], event["loss"], event["seconds"]]]
 
 
+def _on_going_back(state: JobState, event: Mapping[str, Any]) -> None:
+    state.step = event["step"]
+    state.recent = [each for each in state.recent if each[0] <= state.step]
+
+
+def _on_removal(state: JobState, event: Mapping[str, Any]) -> None:
+    state.written = [path for path in state.written if path != event["path"]]
+
+
 def _on_save(state: JobState, event: Mapping[str, Any]) -> None:
     if event["path"] not in state.written:
         state.written.append(event["path"])
@@ -177,6 +186,8 @@ _LESSONS: dict[str, Callable[[JobState, Mapping[str, Any]], None]] = {
     "Progress": _on_progress,
     "TrainingStarted": _on_start,
     "StepDone": _on_step,
+    "WentBack": _on_going_back,
+    "Removed": _on_removal,
     "Saved": _on_save,
     "SampleReady": _on_sample,
     "StateSaved": _on_state,

@@ -15,7 +15,8 @@ from lib_lora.base.protocols import Host, ModelFile
 from lib_lora.files.access import check_inside, check_subfolder
 from lib_lora.files.atomic import safe_name
 from lib_lora.jobs.forms import in_groups, model_view, option_view, plain, refuse_unknown, subfolders
-from lib_lora.weights.block_ratios import PRESETS
+from lib_lora.weights.blocks import elements, presets
+from lib_lora.weights.blocks.words import WORDS
 from lib_lora.weights.lora_folder import lora_paths
 from lib_lora.weights.options import OUTPUT
 from lib_lora.weights.tools import TOOLS, Tool
@@ -26,7 +27,7 @@ THUMBNAIL = "thumbnail"
 DATA_URL = "data:image/"
 _MAX_DATA_URL = 300_000  # of what a page has made small; it is kept with the job
 # What the host says, or what only the command line needs.
-_NOT_IN_FORMS = ("lora_dir", "models", "ratios", "presets", "picture")
+_NOT_IN_FORMS = ("lora_dir", "models", "ratios", "presets", "elements", "picture")
 _SUBFOLDER = "output_subfolder"
 _KINDS = {"output": "output", "prompt": "loras", "vae": "vae"}
 _KIND_OF_FOLDER = {"models": "checkpoint", "outputs": "lora"}
@@ -34,8 +35,7 @@ _LABELS = {"output": "Name", "prompt": "LoRAs", "set": "Set metadata", "remove":
 # A form opens with something that works; the command line asks.
 _DEFAULTS: dict[str, dict[str, Any]] = {"extract": {"dim": 32}, "resize": {"new_rank": 16}}
 _ON_LOADED = {"extract": "model_org", "bake": "checkpoint"}
-# What a LoRA in a prompt may say wrongly, by the engine's own words.
-_FIELDS = {"lbw": "prompt"}
+_IN_PROMPTS = WORDS | {"te", "unet", "dyn"}  # what a LoRA in a prompt may say wrongly, by the engine's own words
 _MB = 2**20
 
 
@@ -58,14 +58,16 @@ def tools_schema(host: Host) -> dict[str, Any]:
         "checkpoints": [model_view(each) for each in host.checkpoints()],
         "vaes": [model_view(each) for each in host.vaes()],
         "subfolders": places,
-        "block_weights": [{"name": name, "values": values} for name, values in PRESETS.items()],
+        "block_weights": [
+            {"name": name, "values": values} for name, values in presets.Presets.load(host.data_dir).items()
+        ],
     }
 
 
 def _tool_view(tool: Tool, places: Mapping[str, list[str]], loaded: str | None) -> dict[str, Any]:
     return {
         "name": tool.name,
-        "label": tool.name.capitalize(),
+        "label": (tool.label or tool.name).capitalize(),
         "help": tool.help,
         "groups": in_groups((info.group, _option_view(info, tool, places)) for info in form_options(tool)),
         "defaults": form_defaults(tool, loaded),
@@ -137,7 +139,9 @@ def read_form(tool: Tool, values: Mapping[str, Any], host: Host, folder: Path) -
 
 
 def _host_values(tool: Tool, host: Host, folder: Path) -> dict[str, Any]:
+    named = {"presets": presets.own_path(host.data_dir), "elements": elements.own_path(host.data_dir)}
     own = {"lora_dir": host.lora_dir(), "picture": folder / CHART}
+    own |= {name: path for name, path in named.items() if path.is_file()}
     values = {info.name: own[info.name] for info in options_of(tool.config) if info.name in own}
     return values if tool.writes or "picture" not in values else {**values, "overwrite": True}
 
@@ -146,7 +150,7 @@ def _files(
     infos: Mapping[str, OptionInfo], given: Mapping[str, Any], host: Host, folder: Path
 ) -> dict[str, Path | None]:
     """The files that the values name."""
-    finders = {"lora": _lora, "checkpoint": _checkpoint, "vae": _vae}
+    finders = {"lora": lora_file, "checkpoint": checkpoint_file, "vae": _vae}
     found = {}
     for name, info in infos.items():
         if info.kind is not Path or name == "output":
@@ -160,7 +164,7 @@ def _files(
     return found
 
 
-def _lora(path: Path, host: Host, field: str) -> Path:
+def lora_file(path: Path, host: Host, field: str) -> Path:
     """The file of a LoRA by its name in the host's folder, or where it lies."""
     root = host.lora_dir()
     if path.is_absolute():
@@ -175,7 +179,7 @@ def _lora(path: Path, host: Host, field: str) -> Path:
     return found
 
 
-def _checkpoint(path: Path, host: Host, field: str) -> Path:
+def checkpoint_file(path: Path, host: Host, field: str) -> Path:
     return _model(path, host.checkpoints(), host, field)
 
 
@@ -235,11 +239,10 @@ def _check(tool: Tool, config: Any, host: Host) -> None:
             _check_prompt(config, host)
         tool.check(config)
     except StudioError as fault:
-        if fault.field not in _FIELDS:
+        if fault.field not in _IN_PROMPTS or hasattr(config, fault.field):
             raise
-        raise StudioError(
-            fault.problem, field=_FIELDS[fault.field], file=fault.file, came=fault.came, allowed=fault.allowed
-        ) from fault
+        problem = f"{fault.field}: {fault.problem}"
+        raise StudioError(problem, field="prompt", file=fault.file, came=fault.came, allowed=fault.allowed) from fault
 
 
 def _inputs(config: Any) -> Iterable[Path]:

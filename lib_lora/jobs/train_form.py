@@ -22,8 +22,9 @@ from lib_lora.jobs.forms import in_groups, model_view, option_view, plain, refus
 from lib_lora.jobs.options import TrainJobOptions, way_needed
 from lib_lora.jobs.presets import optimizers_of_this_machine, presets_view, usable_optimizers
 from lib_lora.jobs.scan_cache import ScanCache
-from lib_lora.training.config import TrainConfig, alpha_warning, check
+from lib_lora.training.config import TrainConfig, check
 from lib_lora.training.planning import bytes_needed, make_plan
+from lib_lora.training.remarks import remarks
 
 # What the host says, and not the form.
 FROM_HOST = ("output_dir", "state_dir", "logging_dir", "cache_dir")
@@ -37,7 +38,7 @@ _scans = ScanCache()
 
 def form_schema(host: Host) -> dict[str, Any]:
     """All that a page needs to show the form, as JSON can hold it: ``host``, ``checkpoints``, ``vaes``, ``samplers``,
-    ``groups``, ``defaults``, ``presets`` and ``cache``.
+    ``groups``, ``defaults``, ``presets``, ``optimizers`` and ``cache``.
 
     Loads torch, for the names of optimizers and networks: to be asked for when the form is first shown.
     """
@@ -50,6 +51,7 @@ def form_schema(host: Host) -> dict[str, Any]:
         "groups": in_groups((info.group, option_view(info, suggestions.get(info.name))) for info in form_options()),
         "defaults": form_defaults(host),
         "presets": presets_view(host),
+        "optimizers": [_optimizer_view(name) for name in optimizers_of_this_machine()],
         "cache": cache_view(host),
     }
 
@@ -140,7 +142,7 @@ def plan_summary(values: Mapping[str, Any], host: Host) -> dict[str, Any]:
         "free_mb": round(shutil.disk_usage(_nearest_folder(config.output_dir)).free / _MB),
         "way": way,
         "way_why": why,
-        "warnings": [*_warnings(plan), *filter(None, [alpha_warning(config)])],
+        "warnings": [*_warnings(plan), *remarks(config)],
     }
 
 
@@ -156,6 +158,23 @@ def _suggestions(host: Host) -> dict[str, list[str]]:
         "optimizer_type": optimizers_of_this_machine(),
         "lr_scheduler": SCHEDULES.names(),
         "sample_sampler": host.samplers(),
+    }
+
+
+def _optimizer_view(name: str) -> dict[str, Any]:
+    from lib_lora.training.optimizer_table import ARGUMENTS, OPTIMIZERS
+
+    entry = OPTIMIZERS.get(name)
+    usual = entry.default_args
+    return {
+        "name": name,
+        "help": entry.help,
+        "rate": entry.default_lr,
+        "schedule": entry.schedule,
+        "arguments": [
+            {"name": each, "default": repr(usual[each]) if each in usual else None, "help": ARGUMENTS[each]}
+            for each in entry.arguments
+        ],
     }
 
 
@@ -224,7 +243,7 @@ def _host_folders(options: TrainJobOptions, host: Host, job_folder: Path | None)
 def _check_choices(config: TrainConfig) -> None:
     """Names that are looked up in a table of code, which a run would do after it has waited for its turn."""
     from lib_lora.adapters.base import NETWORKS
-    from lib_lora.training.optimizers import find_optimizer
+    from lib_lora.training.optimizer_table import find_optimizer
     from lib_lora.training.schedules import SCHEDULES
 
     NETWORKS.get(config.network_type)
@@ -252,6 +271,8 @@ def _checked_paths(config: TrainConfig, host: Host) -> dict[str, Path]:
     fields = {"output_dir": "output_subfolder"}
     for name, path in given.items():
         check_inside(path, getattr(folders, infos[name].folder), field=fields.get(name, name))
+    for path in config.base_weights:
+        check_inside(path, folders.outputs, field="base_weights")
     # As they were given: a folder that is a link has its repeats in its own name.
     return given
 
@@ -260,14 +281,18 @@ def _checked_paths(config: TrainConfig, host: Host) -> dict[str, Path]:
 
 
 def _plan_view(plan: Plan) -> dict[str, Any]:
-    in_bucket = Counter(image.bucket.resolution for image in plan.images)
+    images = () if plan.noise else plan.images
+    in_bucket = Counter(image.bucket.resolution for image in images)
     left_out = [*plan.train.left_out, *(plan.reg.left_out if plan.reg else ())]
     return {
-        "pictures": sum(not image.record.regularisation for image in plan.images),
-        "repeats_total": plan.train_samples,
+        "pictures": sum(not image.record.regularisation for image in images),
+        "repeats_total": sum(image.repeats for image in images if not image.record.regularisation),
         "regularisation": plan.reg_samples,
+        "held_out": plan.validation.train_samples if plan.validation else 0,
         "buckets": [
-            {"width": width, "height": height, "pictures": in_bucket[width, height]} for width, height in plan.buckets
+            {"width": width, "height": height, "pictures": in_bucket[width, height]}
+            for width, height in plan.buckets
+            if in_bucket
         ],
         "steps": plan.total_steps,
         "steps_per_epoch": plan.steps_per_epoch,
@@ -299,11 +324,19 @@ def _size_view(config: TrainConfig, plan: Plan) -> dict[str, Any]:
         "parameters": size.parameters,
         "file_mb": round(size.file_bytes / _MB, 2),
         "needed_mb": math.ceil(bytes_needed(config, plan, size.parameters) / _MB),
+        "rates": _rates_view(config, plan, size.rates),
     }
 
 
+def _rates_view(config: TrainConfig, plan: Plan, base_rates: Mapping[str, float | None]) -> dict[str, Any]:
+    from lib_lora.training.rate_curve import rate_curves
+
+    curves = rate_curves(config, plan.total_steps, base_rates)
+    return {"steps": list(curves.steps), "groups": {k: list(v) for k, v in curves.rates.items()}, "note": curves.note}
+
+
 def _no_size() -> dict[str, Any]:
-    return dict.fromkeys(("parameters", "file_mb", "needed_mb"))
+    return dict.fromkeys(("parameters", "file_mb", "needed_mb", "rates"))
 
 
 def _existing(config: TrainConfig) -> str | None:

@@ -6,6 +6,7 @@ The options themselves are in ``options/``, one file for each group.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from lib_lora.base.errors import StudioError
 from lib_lora.training.network_checks import WITHOUT_ALPHA, check_network
@@ -88,6 +89,9 @@ def check(config: TrainConfig) -> None:
         )
     check_objective(config)
     check_network(config)
+    for file in map(Path, config.base_weights):
+        if not file.is_file():
+            raise StudioError("no such file", field="base_weights", file=file)
     if config.early_stop_patience and not config.validation_split:
         raise StudioError(
             "needs pictures that are held out",

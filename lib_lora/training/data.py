@@ -58,13 +58,17 @@ class Batch:
 
 
 class TrainingData:
-    """The latents and captions of a plan, and the batches of each epoch."""
+    """The latents and captions of a plan, and the batches of each epoch.
 
-    def __init__(self, plan: Plan, config: TrainConfig, model: DiffusionModel) -> None:
+    Args:
+        varied: pictures and captions change from one showing to the next as their folders' options say.
+    """
+
+    def __init__(self, plan: Plan, config: TrainConfig, model: DiffusionModel, *, varied: bool = True) -> None:
         self.plan = plan
         self.config = config
         self.model = model
-        self.folders = FolderSettings(plan, config)
+        self.folders = FolderSettings(plan, config, varied=varied)
         folder = cache_folder(config)
         self.latents = NoLatents(plan, model.latent_channels) if plan.noise else self._latent_store(folder / "latents")
         self.masks = MaskStore(plan, masks=config.masked_loss, alpha=config.alpha_mask)

@@ -15,6 +15,7 @@ from lib_lora.adapters.spec import NetworkSpec, Target
 from lib_lora.base.errors import StudioError
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.config import TrainConfig
+from lib_lora.training.network_checks import check_types
 
 
 @torch.no_grad()
@@ -55,6 +56,7 @@ def network_to_train(
                 raise _of(path, error, "network_weights") from error
         return network
     network = _from_file(path, model, spec, config.seed, field="network_weights")
+    check_types(config, network.types, network.has_dora)
     unwanted = [
         adapter.key for adapter in network if not wants(adapter.target) or not _is_trained(adapter.target, spec)
     ]

@@ -10,6 +10,7 @@ What it does not name is as the run has it. As sd-scripts' subsets have it, of c
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,34 @@ from lib_lora.training.config import TrainConfig, check
 
 _VARIED = ("flip_aug", "random_crop", "color_aug")
 PER_FOLDER = (*(each.name for each in dataclasses.fields(CaptionRules) if each.name != "enable_wildcard"), *_VARIED)
+# What changes a picture or a caption from one showing to the next.
+VARIATIONS = (
+    *_VARIED,
+    "shuffle_caption",
+    "caption_dropout_rate",
+    "caption_dropout_every_n_epochs",
+    "caption_tag_dropout_rate",
+    "token_warmup_min",
+    "token_warmup_step",
+)
 
 
 class FolderSettings:
     """The options of each folder of a plan.
+
+    Args:
+        varied: with those that change a picture or a caption from one showing to the next.
 
     Raises:
         StudioError: a folder's file cannot be read, names what is no option of a folder, or has a value that is not
             allowed.
     """
 
-    def __init__(self, plan: Plan, config: TrainConfig) -> None:
+    def __init__(self, plan: Plan, config: TrainConfig, *, varied: bool = True) -> None:
+        left_out = () if varied else VARIATIONS
         self._config = config
         files = {image.record.settings for image in plan.images} - {None}
-        self._own = {file: folder_config(config, file) for file in sorted(files)}
+        self._own = {file: folder_config(config, file, left_out) for file in sorted(files)}
 
     def config(self, settings: Path | None) -> TrainConfig:
         """The run's options as the folder with this file has them."""
@@ -54,15 +69,16 @@ class FolderSettings:
         return any(each.flip_aug for each in self.all)
 
 
-def folder_config(config: TrainConfig, file: Path) -> TrainConfig:
-    """``config`` with what a folder's file says."""
+def folder_config(config: TrainConfig, file: Path, left_out: Sequence[str] = ()) -> TrainConfig:
+    """``config`` with what a folder's file says, but for the options ``left_out``."""
     infos = {info.name: info for info in options_of(TrainConfig)}
     own: dict[str, Any] = {}
     try:
         for name, value in read_toml(file).items():
             if name not in PER_FOLDER:
                 raise StudioError("is no option of one folder", field=name, came=value, allowed=PER_FOLDER)
-            own[name] = convert(infos[name], value)
+            if name not in left_out:
+                own[name] = convert(infos[name], value)
         changed = dataclasses.replace(config, **own)
         check(changed)
     except StudioError as error:

@@ -56,12 +56,12 @@ class NanGuard:
         return self.mode != "off"
 
     def keep(self, step: int, parameters: Sequence[torch.Tensor]) -> None:
-        """Before each step: keep the state after ``step`` steps where it is due.
+        """Before each step: keep the state after ``step`` steps where it is due, or where there is none as yet.
 
         Raises:
             NotFinite: a weight is no finite number.
         """
-        if self.mode != "rollback" or step % EVERY_N_STEPS:
+        if self.mode != "rollback" or (step % EVERY_N_STEPS and self._kept):
             return
         if not bool(torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).all()):
             raise NotFinite("a weight is", step)
@@ -85,9 +85,10 @@ class NanGuard:
         step = max(proved, default=min(self._kept))
         self._kept = {each: kept for each, kept in self._kept.items() if each <= step}
         self.returns += 1
+        scale = self.parts["schedule"].scale * self.factor  # a run that goes on may have had another factor before
         for name, part in self.parts.items():
             part.load_state_dict(_copied(self._kept[step][name]))
-        self.parts["schedule"].set_scale(self.factor**self.returns)
+        self.parts["schedule"].set_scale(scale)
         return step
 
     def _end(self, fault: NotFinite, pictures: str) -> StudioError:

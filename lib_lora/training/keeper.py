@@ -30,18 +30,23 @@ class StateKeeper:
     metadata: dict[str, str]
     folder: Path
     last: Path | None = field(default=None, init=False)
+    _written: tuple[int, int] | None = field(default=None, init=False)  # step, and how often the run had gone back
 
     def save(self, step: int, log: bytes) -> Path:
-        """Write the state after ``step`` steps; its folder.
+        """Write the state after ``step`` steps, unless that was done the last time; its folder.
 
         Args:
             log: the bytes of loss.csv.
         """
+        written = (step, self.setup.guard.returns)
+        if written == self._written:
+            return self.last
         kept = {key: self.metadata[key] for key in _OF_THE_RUN}
         machine = {name: part.state_dict() for name, part in self._machine.items()}
         weights = self.setup.network.state_dict()
         state = TrainingState(step, self.run_id, weights, machine, self._description, kept, log)
         self.last = StateFolder(self.folder, self.run_id, self.setup.config.keep_states).save(state)
+        self._written = written
         return self.last
 
     def load(self, state: TrainingState, path: Path) -> list[str]:

@@ -169,7 +169,8 @@ class LatentStore:
         """Mean and standard deviation of the posteriors, float32 [B, 2 x 4, h, w] on the CPU."""
         pixels = torch.stack([torch.from_numpy(picture.pixels) for picture in pictures])
         pixels = vae_input(pixels.permute(0, 3, 1, 2))
-        with torch.autocast(model.device.type, torch.bfloat16) if self._half else contextlib.nullcontext():
+        # Whatever the step that asks for it computes in: many VAEs give no numbers in float16.
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self._half):
             posterior = model.vae.encode(pixels.to(model.device, model.compute_dtype)).latent_dist
         moments = torch.cat([posterior.mean, posterior.std], dim=1).float().cpu()
         for side, own in zip(sides, moments):

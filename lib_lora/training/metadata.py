@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lib_lora.adapters.network import Network
 from lib_lora.arch.family import ARCHITECTURES, BASE_VERSIONS, MODELSPEC, Family
 from lib_lora.base.events import Progress
 from lib_lora.base.seeds import derive_seed
@@ -18,13 +19,21 @@ from lib_lora.files.file_hashes import HashAhead, sha256_steps
 from lib_lora.files.lora_file import model_hash_legacy
 from lib_lora.models.model import DiffusionModel
 from lib_lora.training.config import TrainConfig
+from lib_lora.training.network_metadata import network_metadata
 from lib_lora.training.objective_checks import own_options
+from lib_lora.training.parts import schedule_name
+from lib_lora.training.rates import default_rate
 
 _SD2_V = "stable-diffusion-v2-768-v"
 
 
 def run_metadata(
-    config: TrainConfig, plan: Plan, model: DiffusionModel, rates: Mapping[str, Any], hashes: Mapping[str, str]
+    config: TrainConfig,
+    plan: Plan,
+    model: DiffusionModel,
+    network: Network,
+    rates: Mapping[str, Any],
+    hashes: Mapping[str, str],
 ) -> dict[str, str]:
     """All that is known before the first step, as text values.
 
@@ -36,16 +45,17 @@ def run_metadata(
     values: dict[str, Any] = {
         "ss_session_id": derive_seed(config.seed, "session", repr(started)) % 2**32,
         "ss_training_started_at": started,
-        "ss_network_module": _network_module(config),
-        "ss_network_args": _network_args(config),
         "ss_v2": model.family is Family.SD2,
         "ss_base_model_version": BASE_VERSIONS[model.family] + ("_v" if _is_sd2_v(model) else ""),
+        "ss_learning_rate": default_rate(config),
+        "ss_lr_scheduler": schedule_name(config),
         "ss_unet_lr": rates.get("unet"),
         "ss_text_encoder_lr": rates.get("text_encoder"),
         "ss_cache_latents": config.cache_latents,
         "ss_zero_terminal_snr": model.zero_terminal_snr,
         "ss_debiased_estimation": config.debiased_estimation_loss,
         **_own_options(config),
+        **network_metadata(config, network),
         **_objective(config),
         **_dataset(config, plan),
         **_checkpoint(model),
@@ -70,17 +80,13 @@ def _own_options(config: TrainConfig) -> dict[str, Any]:
     """Options that the metadata hold under their own names."""
     names = (
         "output_name",
-        "learning_rate",
         "gradient_accumulation_steps",
         "max_train_steps",
         "lr_warmup_steps",
-        "lr_scheduler",
         "lr_scheduler_num_cycles",
         "lr_scheduler_power",
         "gradient_checkpointing",
         "network_targets",
-        "network_dim",
-        "network_alpha",
         "network_dropout",
         "mixed_precision",
         "clip_skip",
@@ -147,9 +153,7 @@ def _dataset(config: TrainConfig, plan: Plan) -> dict[str, Any]:
         "ss_bucket_info": {"buckets": buckets},
         "ss_dataset_dirs": _folders(training),
         "ss_reg_dataset_dirs": _folders(regularisation),
-        "ss_tag_frequency": _tag_frequency(training),
-        "ss_color_aug": False,
-        "ss_random_crop": False,
+        "ss_tag_frequency": _tag_frequency(training, config.caption_separator),
         **{f"ss_{name}": getattr(config, name) for name in _CAPTION_OPTIONS},
     }
 
@@ -175,57 +179,6 @@ _CAPTION_OPTIONS = (
     "random_crop",
     "color_aug",
 )
-_NETWORK_OPTIONS = (
-    "down_lr_weight",
-    "mid_lr_weight",
-    "up_lr_weight",
-    "block_lr_zero_threshold",
-    "block_lr_weight",
-    "block_dims",
-    "block_alphas",
-    "conv_block_dims",
-    "conv_block_alphas",
-    "loraplus_lr_ratio",
-    "loraplus_unet_lr_ratio",
-    "loraplus_text_encoder_lr_ratio",
-    "train_norm",
-    "dora_wd",
-    "rs_lora",
-    "use_tucker",
-    "use_scalar",
-    "decompose_both",
-    "full_matrix",
-    "constraint",
-)
-# LyCORIS' words for the types, by which kohya's files name them.
-_ALGORITHMS = {"LoHa": "loha", "LoKr": "lokr", "IA3": "ia3", "GLoRA": "glora", "Diag-OFT": "diag-oft", "BOFT": "boft"}
-_ALGORITHMS |= {"Full": "full", "DyLoRA": "dylora"}
-
-
-def _network_module(config: TrainConfig) -> str:
-    if config.network_type == "DyLoRA":
-        return "networks.dylora"
-    beyond_lora = any(getattr(config, name) for name in ("dora_wd", "use_tucker", "use_scalar", "train_norm"))
-    return "networks.lora" if config.network_type == "LoRA" and not beyond_lora else "lycoris.kohya"
-
-
-def _network_args(config: TrainConfig) -> dict[str, Any]:
-    """What sd-scripts takes as ``network_args``."""
-    given: dict[str, Any] = {}
-    if config.network_type in _ALGORITHMS:
-        given = {"algo": _ALGORITHMS[config.network_type]}
-    if config.network_type == "LoKr":
-        given["factor"] = config.factor
-    if config.network_type == "DyLoRA":
-        given["unit"] = config.unit
-    if config.conv_dim:
-        given |= {"conv_dim": config.conv_dim, "conv_alpha": config.conv_alpha}
-    dropouts = {name: getattr(config, name) for name in ("rank_dropout", "module_dropout")}
-    given |= {name: share for name, share in dropouts.items() if share}
-    lists = {name: getattr(config, name) for name in _NETWORK_OPTIONS}
-    return given | {
-        name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in lists.items() if value
-    }
 
 
 def _is_sd2_v(model: DiffusionModel) -> bool:
@@ -240,11 +193,11 @@ def _folders(images: list[PlannedImage]) -> dict[str, dict[str, int]]:
     return folders
 
 
-def _tag_frequency(images: list[PlannedImage]) -> dict[str, dict[str, int]]:
+def _tag_frequency(images: list[PlannedImage], separator: str) -> dict[str, dict[str, int]]:
     """Per folder, in how many pictures (repeats not counted) a tag stands."""
     frequency: dict[str, Counter[str]] = {}
     for image in images:
-        tags = [tag.strip() for tag in image.record.caption.split(",") if tag.strip()]
+        tags = [tag.strip() for tag in image.record.caption.split(separator) if tag.strip()]
         frequency.setdefault(image.record.path.parent.name, Counter()).update(tags)
     return {folder: dict(counts) for folder, counts in frequency.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from lib_lora.base.errors import StudioError
@@ -9,6 +10,7 @@ from lib_lora.base.errors import StudioError
 _RANKED = ("LoRA", "LoHa", "LoKr", "GLoRA", "DyLoRA")
 WITHOUT_ALPHA = ("IA3", "Diag-OFT", "BOFT", "Full")
 WITHOUT_RANK = ("IA3", "Full")
+_LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 # What goes with some types alone.
 _TYPES_OF = {
     "network_dropout": ("LoRA", "GLoRA", "DyLoRA"),
@@ -20,10 +22,34 @@ _TYPES_OF = {
     "decompose_both": ("LoKr",),
     "full_matrix": ("LoKr",),
     "constraint": ("Diag-OFT", "BOFT"),
-    "loraplus_lr_ratio": ("LoRA", "DyLoRA"),
-    "loraplus_unet_lr_ratio": ("LoRA", "DyLoRA"),
-    "loraplus_text_encoder_lr_ratio": ("LoRA", "DyLoRA"),
+    **dict.fromkeys(_LORA_PLUS, ("LoRA", "DyLoRA")),
 }
+# Those of them that act on a network whatever made it.
+_OF_TRAINING = ("network_dropout", "rank_dropout", *_LORA_PLUS)
+
+# What makes a network, unless ``dim_from_weights`` takes one from a file.
+MAKING = (
+    "network_type",
+    "network_dim",
+    "network_alpha",
+    "conv_dim",
+    "conv_alpha",
+    "network_targets",
+    "block_dims",
+    "block_alphas",
+    "conv_block_dims",
+    "conv_block_alphas",
+    "train_norm",
+    "dora_wd",
+    "rs_lora",
+    "use_tucker",
+    "use_scalar",
+    "factor",
+    "decompose_both",
+    "full_matrix",
+    "unit",
+    "constraint",
+)
 
 
 def check_network(config: Any) -> None:
@@ -34,7 +60,7 @@ def check_network(config: Any) -> None:
     """
     kind = config.network_type
     for name, types in _TYPES_OF.items():
-        if getattr(config, name) and kind not in types:
+        if getattr(config, name) and kind not in types and not (config.dim_from_weights and name in _OF_TRAINING):
             raise _refused(name, config, f"means nothing for network_type {kind}", f"network_type {', '.join(types)}")
     if kind == "LoKr" and config.factor == 0:
         raise _refused("factor", config, "not allowed", "-1, or a whole number above 0")
@@ -43,9 +69,7 @@ def check_network(config: Any) -> None:
     if config.full_matrix and config.decompose_both:
         raise _refused("decompose_both", config, "excludes full_matrix", "one of the two")
     if config.dora_wd:
-        for name in ("network_dropout", "rank_dropout"):
-            if getattr(config, name):
-                raise _refused(name, config, "is not for DoRA, whose norm is of the whole change", "0, or no dora_wd")
+        _check_dora(config)
     if config.use_tucker and not (config.conv_dim or any(config.conv_block_dims)):
         raise _refused("use_tucker", config, "is of 3x3 convolutions, and these have no rank", "conv_dim")
     for rank, name in ((config.network_dim, "network_dim"), (config.conv_dim, "conv_dim")):
@@ -53,6 +77,26 @@ def check_network(config: Any) -> None:
             raise _refused("unit", config, f"does not divide {name} {rank}", "a divisor of every rank")
     _check_blocks(config)
     _check_files(config)
+
+
+def check_types(config: Any, types: Collection[str], has_dora: bool) -> None:
+    """Refuse what means nothing for the network that ``dim_from_weights`` has found.
+
+    Raises:
+        StudioError: naming the option at fault.
+    """
+    for name in _OF_TRAINING:
+        if getattr(config, name) and not set(types) & set(_TYPES_OF[name]):
+            problem = f"means nothing for network_weights of type {', '.join(types)}"
+            raise _refused(name, config, problem, f"a file of type {', '.join(_TYPES_OF[name])}")
+    if has_dora:
+        _check_dora(config)
+
+
+def _check_dora(config: Any) -> None:
+    for name in ("network_dropout", "rank_dropout"):
+        if getattr(config, name):
+            raise _refused(name, config, "is not for DoRA, whose norm is of the whole change", "0, or no DoRA")
 
 
 def _check_blocks(config: Any) -> None:

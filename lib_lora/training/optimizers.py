@@ -18,6 +18,7 @@ import torch
 from torch.optim import Optimizer
 
 from lib_lora.base.errors import StudioError
+from lib_lora.training.config import TrainConfig
 from lib_lora.training.optimizer_args import check_names, parse_args
 from lib_lora.training.optimizer_table import OPTIMIZERS, OptimizerEntry, find_optimizer
 
@@ -53,7 +54,7 @@ class OptimizerSet:
     @property
     def averages(self) -> bool:
         """Whether they are schedule-free: the weights that are trained are not those to be seen and saved."""
-        return any(callable(getattr(optimizer, "eval", None)) for optimizer in self.optimizers)
+        return any(map(_averages, self.optimizers))
 
     def step(self) -> None:
         for optimizer in self.optimizers:
@@ -194,6 +195,38 @@ def build_optimizers(
     relative = _makes_its_rate(optimizer, arguments)
     made = [_build_one(entry, optimizer, group, _rate_for(entry, group, relative), arguments) for group in groups]
     return OptimizerSet([group.name for group in groups], made)
+
+
+def check_optimizer(config: TrainConfig, device: torch.device) -> None:
+    """That the optimizer can be used on ``device``, and goes with what looks after the weights.
+
+    Raises:
+        StudioError: naming the option at fault.
+    """
+    entry = find_optimizer(config.optimizer_type)
+    optimizer = entry.load(device)
+    for name in ("ema_decay", "scale_weight_norms"):
+        if getattr(config, name) and _averages(optimizer):
+            raise StudioError(
+                f"{entry.name} keeps averages of the weights of its own",
+                field=name,
+                came=getattr(config, name),
+                allowed="none, or an optimizer that is not schedule-free",
+            )
+    given = parse_args(config.optimizer_args)
+    arguments = {**entry.defaults(given, config.lr_warmup_steps > 0), **given}
+    if config.nan_guard == "rollback" and _makes_its_rate(optimizer, arguments):
+        raise StudioError(
+            f"{entry.name} makes its own rate, which cannot be lowered",
+            field="nan_guard",
+            came="rollback",
+            allowed="stop, off",
+        )
+
+
+def _averages(optimizer: Optimizer | type[Optimizer]) -> bool:
+    """Whether it is schedule-free, which is what has two sets of weights to switch between."""
+    return callable(getattr(optimizer, "eval", None))
 
 
 def _makes_its_rate(optimizer: type[Optimizer], arguments: Mapping[str, Any]) -> bool:

@@ -116,19 +116,25 @@ class Outputs:
     def old_epoch_saves(self, epoch: int, run_id: str) -> list[Path]:
         """What ``save_last_n_epochs`` no longer keeps once there is a save after ``epoch``."""
         every, kept = self.config.save_every_n_epochs, self.config.save_last_n_epochs
-        return self._saves(r"-(\d{6})", every, epoch - every * kept, run_id) if kept else []
+        return self._saves(r"-(\d{6})", every, range(epoch - every * kept + 1), run_id) if kept else []
 
     def old_step_saves(self, step: int, run_id: str) -> list[Path]:
         """What ``save_last_n_steps`` no longer keeps once there is a save after ``step``."""
         every, kept = self.config.save_every_n_steps, self.config.save_last_n_steps
-        return self._saves(r"-step(\d{8})", every, step - kept - 1, run_id) if kept else []
+        return self._saves(r"-step(\d{8})", every, range(step - kept), run_id) if kept else []
 
-    def _saves(self, ending: str, every: int, newest: int, run_id: str) -> list[Path]:
-        """This run's own regular saves up to the number ``newest``; what a person has asked for in between stays."""
+    def saves_behind(self, step: int, epoch: int, run_id: str) -> list[Path]:
+        """Those after ``step`` and after ``epoch``, of a way that the run has left."""
+        steps, epochs = self.config.save_every_n_steps, self.config.save_every_n_epochs
+        found = self._saves(r"-step(\d{8})", steps, range(step + 1, 10**8), run_id) if steps else []
+        return found + (self._saves(r"-(\d{6})", epochs, range(epoch + 1, 10**6), run_id) if epochs else [])
+
+    def _saves(self, ending: str, every: int, wanted: range, run_id: str) -> list[Path]:
+        """This run's own regular saves of these numbers; what a person has asked for in between stays."""
         name = re.compile(re.escape(self.config.output_name) + ending + r"\.safetensors")
         found = [(path, match) for path in self.config.output_dir.iterdir() if (match := name.fullmatch(path.name))]
         numbers = {path: int(match[1]) for path, match in found}
-        old = [path for path, number in numbers.items() if number <= newest and number % every == 0]
+        old = [path for path, number in numbers.items() if number in wanted and number % every == 0]
         return sorted(path for path in old if read_header(path).metadata.get("ss_session_id") == run_id)
 
     def remove(self, path: Path) -> None:

@@ -26,6 +26,7 @@ from lib_lora.models.model import DiffusionModel
 from lib_lora.models.offload import bring_back
 from lib_lora.training.config import TrainConfig, trained_parts
 from lib_lora.training.half import check_precision
+from lib_lora.training.optimizers import check_optimizer
 from lib_lora.training.planning import make_plan
 from lib_lora.training.setup import make_network, set_up, take_model
 
@@ -90,6 +91,7 @@ class _Preflight:
         yield Note(plan.describe())
         device = self.model.device if self.model else choose_device(self.config.device)
         check_precision(device, self.config.mixed_precision)
+        check_optimizer(self.config, device)
         with _as_it_was(self.model):
             self.model = yield from take_model(self.config, device, self.model)
             loading_seconds = time.perf_counter() - self.started

@@ -115,6 +115,13 @@ def _wrong(option: str, came: Sequence[object], allowed: str) -> StudioError:
     return StudioError("no block weights of this model", field=option, came=", ".join(map(str, came)), allowed=allowed)
 
 
+def default_rate(config: TrainConfig) -> float | None:
+    """The rate of what has none of its own; None where the optimizer makes it."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    return find_optimizer(config.optimizer_type).default_lr
+
+
 class LearningRates:
     """The groups of a network's parameters and the rate of each.
 
@@ -127,9 +134,7 @@ class LearningRates:
 
     def __init__(self, config: TrainConfig, family: Family) -> None:
         self.config = config
-        default = config.learning_rate
-        if default is None:
-            default = find_optimizer(config.optimizer_type).default_lr
+        default = default_rate(config)
         self._unet = default if config.unet_lr is None else config.unet_lr
         self._text = self._text_rates(config.text_encoder_lr, family, default)
         self._weights = block_weights(config, family)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lib_lora.base.options import options_of
 from lib_lora.training.config import TrainConfig, alpha_warning
-from lib_lora.training.network_checks import WITHOUT_ALPHA, WITHOUT_RANK
+from lib_lora.training.network_checks import MAKING, WITHOUT_ALPHA, WITHOUT_RANK
 
 # Options that do nothing while another one is off, and which one that is.
 _NEEDS = {
@@ -19,6 +19,17 @@ _NEEDS = {
     "save_best": "validation_split",
     "save_last_n_epochs": "save_every_n_epochs",
     "save_last_n_steps": "save_every_n_steps",
+    "prior_loss_weight": "reg_data_dir",
+}
+# And those that want one of several.
+_NEEDS_ONE = {
+    "conv_alpha": ("conv_dim", "conv_block_dims"),
+    **dict.fromkeys(
+        ("keep_tokens", "keep_tokens_separator"), ("shuffle_caption", "caption_tag_dropout_rate", "token_warmup_step")
+    ),
+    **dict.fromkeys(
+        ("sample_prompts", "sample_sampler"), ("sample_every_n_epochs", "sample_every_n_steps", "sample_at_first")
+    ),
 }
 _SCHEDULE = (
     "lr_scheduler_num_cycles",
@@ -41,6 +52,9 @@ def _without_effect(config: TrainConfig) -> Iterator[str]:
     for name, needed in _NEEDS.items():
         if name in changed and not getattr(config, needed):
             yield f"{name} has no effect without {needed}"
+    for name, needed in _NEEDS_ONE.items():
+        if name in changed and not any(getattr(config, each) for each in needed):
+            yield f"{name} has no effect without {' or '.join(needed)}"
     for name in ("nan_guard_factor", "nan_guard_tries"):
         if name in changed and config.nan_guard != "rollback":
             yield f"{name} has no effect with nan_guard {config.nan_guard}"
@@ -57,6 +71,11 @@ def _without_effect(config: TrainConfig) -> Iterator[str]:
 
 
 def _of_other_networks(config: TrainConfig, changed: set[str]) -> Iterator[str]:
+    if config.dim_from_weights:
+        for name in MAKING:
+            if name in changed:
+                yield f"{name} has no effect with dim_from_weights"
+        return
     kind = config.network_type
     without = {
         "network_dim": kind in WITHOUT_RANK,

@@ -39,7 +39,7 @@ from lib_lora.training.keeper import StateKeeper
 from lib_lora.training.log import RunLog, SilentLog
 from lib_lora.training.loop import Asked
 from lib_lora.training.metadata import model_hashes, run_metadata
-from lib_lora.training.optimizer_table import find_optimizer
+from lib_lora.training.optimizers import check_optimizer
 from lib_lora.training.outputs import Outputs
 from lib_lora.training.parts import memory_options, schedule_name, schedule_shape
 from lib_lora.training.planning import HASHES, cache_folder, make_plan
@@ -120,7 +120,7 @@ class Run:
         config, model = self.config, self.model
         setup = yield from set_up(config, plan, model, network, rates, self.control)
         hashes = yield from model_hashes(model, cache_folder(config) / HASHES, self.hash_ahead)
-        self.metadata = run_metadata(config, plan, model, rates.of_parts(), hashes)
+        self.metadata = run_metadata(config, plan, model, network, rates.of_parts(), hashes)
         keeper = StateKeeper(setup, self.metadata, self.outputs.state_folder)
         first_step, before = 0, b""
         if saved:
@@ -170,6 +170,9 @@ class Run:
                 if keeper.setup.validation:
                     keeper.setup.validation.history.go_back(step)
                 yield Note(_went_back(event), "warning")
+                yield from self._remove(
+                    self.outputs.saves_behind(step, step // keeper.setup.plan.steps_per_epoch, keeper.run_id)
+                )
             if self._is_exhausted(keeper):
                 loop.close()
                 break
@@ -201,7 +204,7 @@ class Run:
         if self.previewer is None:
             SAMPLERS.get(config.sample_sampler)
         device = self.model.device if self.model else choose_device(config.device)
-        find_optimizer(config.optimizer_type).load(device)
+        check_optimizer(config, device)
         memory_options(config).check(device)
         self.sample_prompts = self._read_prompts()
 

@@ -40,6 +40,7 @@ _BY_CONTENT = {
     "train_data_dir",
     "reg_data_dir",
     "caption_extension",
+    "base_weights",
     "gradient_accumulation_steps",
 }
 _MANY = 5
@@ -59,11 +60,13 @@ def describe_run(
     held = {name: _text(getattr(config, name)) for name in names if not _is_free(fields[name])}
     held["pictures of a step"] = str(plan.batch_size * plan.processes * plan.gradient_accumulation_steps)
     keys = {"checkpoint": "ss_new_sd_model_hash", "VAE": "ss_new_vae_hash"}
-    files = {name: metadata[key] for name, key in keys.items() if key in metadata}
+    files = {name: metadata[key] for name, key in keys.items() if key in metadata} or {"checkpoint": model.name}
+    if config.base_weights:
+        files["base_weights"] = [file_identity(Path(file)) for file in config.base_weights]
     return {
         "held": held,
         "free": {name: _text(getattr(config, name)) for name in names if _is_free(fields[name])},
-        "files": files or {"checkpoint": model.name},
+        "files": files,
         "pictures": dict(pictures),
         "computed_with": {
             "torch": torch.__version__,
@@ -88,11 +91,13 @@ def _device_name(device: torch.device) -> str:
 
 def describe_pictures(plan: Plan, *, masks: bool = False) -> dict[str, list[Any]]:
     """By the path within the dataset, in the plan's order: hashes of picture and caption, repeats, bucket, and hashes
-    of the mask, where ``masks`` count, and of the folder's own options. Of pairs both pictures."""
+    of the mask, where ``masks`` count, and of the folder's own options. Of pairs both pictures; held-out ones, too."""
     if plan.noise:
         return {}
     own = {_name(image, plan): _picture(image, masks) for image in plan.images}
-    return own | (describe_pictures(plan.targets, masks=masks) if plan.targets else {})
+    own |= describe_pictures(plan.targets, masks=masks) if plan.targets else {}
+    held_out = describe_pictures(plan.validation, masks=masks) if plan.validation else {}
+    return own | {f"{name} (held out)": picture for name, picture in held_out.items()}
 
 
 def _name(image: PlannedImage, plan: Plan) -> str:

@@ -234,12 +234,20 @@ def check_schedule(name: str, shape: ScheduleShape, base_lrs: list[float | None]
     """That the schedule suits its shape and the optimizers' rates (None: an optimizer that makes its own).
 
     Raises:
-        StudioError: a warm-up where there is none, AdaFactor's own rate under a schedule that would change it,
-            or "adafactor" for an optimizer that is given its rate.
+        StudioError: a warm-up where there is none or that goes on into the decay, AdaFactor's own rate under a
+            schedule that would change it, or "adafactor" for an optimizer that is given its rate.
     """
     entry = SCHEDULES.get(name)
     if shape.warmup_steps and not entry.warms_up:
         raise StudioError(f"{name} has no warm-up", field="lr_warmup_steps", came=shape.warmup_steps, allowed="0")
+    left = shape.total_steps - shape.warmup_steps
+    if "lr_decay_steps" in entry.options and shape.decay_steps > left:
+        raise StudioError(
+            f"begins before the warm-up of {shape.warmup_steps} steps is over",
+            field="lr_decay_steps",
+            came=shape.decay_steps,
+            allowed=f"at most {left} steps of the run's {shape.total_steps}",
+        )
     if None in base_lrs and name.lower() not in ("adafactor", "constant"):
         raise StudioError(
             "AdaFactor with relative_step=True makes its own rate, which no schedule changes",

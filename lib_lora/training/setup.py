@@ -154,7 +154,6 @@ def set_up(
     """
     optimizers = make_optimizers(config, network, rates)
     schedule = make_schedule(config, optimizers, plan.total_steps)
-    _check_averages(config, optimizers)
     data = TrainingData(plan, config, model)
     targets = TrainingData(plan.targets, config, model) if plan.targets else None
     validation = Validation(plan.validation, config, model) if plan.validation else None
@@ -171,28 +170,6 @@ def set_up(
     ema = Ema(list(network.parameters()), config.ema_decay) if config.ema_decay else None
     objective = make_objective(config, model, network, data, targets)
     return Setup(config, plan, model, network, rates, optimizers, schedule, scaler, data, objective, ema, validation)
-
-
-def _check_averages(config: TrainConfig, optimizers: OptimizerSet) -> None:
-    """
-    Raises:
-        StudioError: what looks after the weights does not go with these optimizers.
-    """
-    for name in ("ema_decay", "scale_weight_norms"):
-        if optimizers.averages and getattr(config, name):
-            raise StudioError(
-                f"{config.optimizer_type} keeps averages of the weights of its own",
-                field=name,
-                came=getattr(config, name),
-                allowed="none, or an optimizer that is not schedule-free",
-            )
-    if config.nan_guard == "rollback" and None in optimizers.base_lrs:
-        raise StudioError(
-            f"{config.optimizer_type} makes its own rate, which cannot be lowered",
-            field="nan_guard",
-            came="rollback",
-            allowed="stop, off",
-        )
 
 
 def _model_notes(model: DiffusionModel, config: TrainConfig) -> Iterator[Event]:

@@ -56,7 +56,7 @@ class TrainingState:
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
-    """Write ``state`` as the new folder ``folder``.
+    """Write ``state`` as the folder ``folder``; one that is there gives way when the new one is whole.
 
     Raises:
         StudioError: the disk is full, the place cannot be written, or an optimizer keeps what cannot be saved.
@@ -75,6 +75,8 @@ def write_state(folder: Path, state: TrainingState) -> None:
         write_safetensors(new / "optimizer.safetensors", tensor_data(tensors))
         write_bytes(new / "loss.csv", state.log)
         write_text(new / "state.json", json.dumps(table, ensure_ascii=False))
+        if folder.exists():
+            delete_folder(folder)
 
 
 def read_state(path: Path) -> TrainingState:
@@ -154,15 +156,13 @@ class StateFolder:
         self.keep = keep
 
     def save(self, state: TrainingState) -> Path:
-        """Write ``state`` unless this run has it already; only then delete what is too old or a step's beyond it.
+        """Write ``state``, then delete what is too old or a step's beyond it.
 
-        States beyond it belong to a way that was left: the run was resumed from before them.
+        States beyond it, and one of the same step, belong to a way that was left: the run was resumed from before
+        them, or went back behind them.
         """
         folder = self.path / f"step{state.step:08d}"
-        if folder.exists() and not self._is_mine(folder):
-            delete_folder(folder)
-        if not folder.exists():
-            write_state(folder, state)
+        write_state(folder, state)
         others = [path for path in states_in(self.path) if path != folder]
         mine = [path for path in others if path.name < folder.name and self._is_mine(path)]
         for path in others:

@@ -16,22 +16,12 @@ from lib_lora.training.config import TrainConfig
 from lib_lora.training.data import TrainingData
 from lib_lora.training.denoising import Denoising
 from lib_lora.training.draws import NoiseOptions, StepRandom, sample_draws
+from lib_lora.training.folder_settings import VARIATIONS
 from lib_lora.training.half import autocast
 from lib_lora.training.objectives import DenoisingOptions
 from lib_lora.training.processes import Processes
 
 TIMESTEPS = 4  # as many as sd-scripts measures each picture at
-# What changes a picture or a caption from one showing to the next.
-_VARIATIONS = (
-    "flip_aug",
-    "random_crop",
-    "color_aug",
-    "shuffle_caption",
-    "caption_dropout_rate",
-    "caption_dropout_every_n_epochs",
-    "caption_tag_dropout_rate",
-    "token_warmup_step",
-)
 # A plain squared error: runs with other losses and noises can be compared by it.
 _PLAIN = {each.name: each.default for each in dataclasses.fields(DenoisingOptions)}
 
@@ -53,11 +43,13 @@ class History:
         patience: how many in a row may be no better than the best; None is any number.
         measured: one after the other; those of steps that the run went back from are left out.
         best: the lowest of all, of equal ones the first.
+        since_best: how many came after the best, those that were left out not counted.
     """
 
     patience: int | None = None
     measured: list[Measurement] = field(default_factory=list)
     best: Measurement | None = None
+    since_best: int = 0
 
     @property
     def last(self) -> Measurement | None:
@@ -66,20 +58,20 @@ class History:
     @property
     def is_exhausted(self) -> bool:
         """Whether the last ``patience`` validations were none better than the best before them."""
-        if self.patience is None or self.best is None:
-            return False
-        return sum(each.step > self.best.step for each in self.measured) >= self.patience
+        return self.patience is not None and self.best is not None and self.since_best >= self.patience
 
     def add(self, measurement: Measurement) -> bool:
         """Take it up; whether it is the best so far."""
         self.measured.append(measurement)
         if self.best is None or measurement.loss < self.best.loss or not math.isfinite(self.best.loss):
             self.best = measurement
+        self.since_best = 0 if self.best is measurement else self.since_best + 1
         return self.best is measurement
 
     def go_back(self, step: int) -> None:
         """Forget what was measured after ``step``; a best one among it was one all the same."""
         self.measured = [each for each in self.measured if each.step <= step]
+        self.since_best = sum(each.step > self.best.step for each in self.measured) if self.best else 0
 
     def metadata(self) -> dict[str, str]:
         """What a LoRA says of its validation; ``ss_validation_*`` beside sd-scripts' own keys."""
@@ -94,17 +86,19 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         best = self.best and list(dataclasses.astuple(self.best))
-        return {"measured": [list(dataclasses.astuple(each)) for each in self.measured], "best": best}
+        measured = [list(dataclasses.astuple(each)) for each in self.measured]
+        return {"measured": measured, "best": best, "since_best": self.since_best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.measured = [Measurement(*each) for each in state["measured"]]
         self.best = Measurement(*state["best"]) if state["best"] else None
+        self.since_best = int(state["since_best"])
 
 
 def plain_config(config: TrainConfig) -> TrainConfig:
     """The options under which held-out pictures are shown: as they are, with the plain loss."""
     defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
-    return dataclasses.replace(config, **_PLAIN, **{name: defaults[name] for name in _VARIATIONS})
+    return dataclasses.replace(config, **_PLAIN, **{name: defaults[name] for name in VARIATIONS})
 
 
 class Validation:
@@ -119,7 +113,7 @@ class Validation:
         self.model = model
         self.config = plain_config(config)
         self.seed = config.seed if config.validation_seed is None else config.validation_seed
-        self.data = TrainingData(plan, self.config, model)
+        self.data = TrainingData(plan, self.config, model, varied=False)
         self.objective = Denoising(self.config, model)
         self.history = History(config.early_stop_patience)
 

@@ -38,9 +38,8 @@ from lib_lora.weights.recipe import (
     Ingredient,
     Part,
     common_family,
-    ignored_notes,
     layer_parts,
-    reading_notes,
+    recipe_notes,
 )
 from lib_lora.weights.workers import CHUNK_ELEMENTS, Stopped, alone_if_large, check_stop, each
 
@@ -161,7 +160,7 @@ def run(config: BakeConfig, control: Control) -> Iterator[Event]:
     check_output(config.output, config.overwrite, inputs)
     _check_yaml(config)
     layers = {key: parts for key, parts in layers.items() if key in base.layers}
-    for text in (*ignored_notes(ingredients, base.family), *reading_notes(ingredients)):
+    for text in recipe_notes(ingredients, base.family):
         yield Note(text, "warning")
     weights, biases = plan_changes(layers, base)
     replaced = {} if config.vae is None else vae_tensors(config.vae, base)
@@ -174,7 +173,7 @@ def run(config: BakeConfig, control: Control) -> Iterator[Event]:
     _copy_yaml(config)
     yield Saved(config.output, 0, final=True)
     report = {
-        "recipe": [item.text for item in ingredients],
+        "recipe": [item.tag.words for item in ingredients],
         "vae": None if config.vae is None else str(config.vae),
         "layers": len(layers),
         "unknown": unknown,
@@ -324,7 +323,7 @@ def _metadata(config: BakeConfig, ingredients: Sequence[Ingredient], base: BaseM
         "secondary_model_hash": None,
         "tertiary_model_hash": None,
         "loras": [
-            {"name": item.lora.name, "hash": item.lora.metadata.get("sshs_model_hash"), "strengths": item.text}
+            {"name": item.lora.name, "hash": item.lora.metadata.get("sshs_model_hash"), "strengths": item.tag.words}
             for item in ingredients
         ],
         "bake_in_vae": None if config.vae is None else config.vae.name,

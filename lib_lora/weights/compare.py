@@ -18,9 +18,9 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
 from lib_lora.weights.base_model import BaseModel
+from lib_lora.weights.blocks.norms import OTHER
 from lib_lora.weights.chart import bar_chart, check_picture, save_chart
 from lib_lora.weights.delta import ModuleDelta
-from lib_lora.weights.inspect import OTHER
 from lib_lora.weights.layers import block_of_key, canonical_key
 from lib_lora.weights.modules import delta_norm, delta_product, read_whole
 from lib_lora.weights.options import CompareConfig

@@ -342,7 +342,16 @@ class LoKr(ModuleDelta):
         return name == "lokr_w2" and "lokr_t2" in self.tensors
 
     def _change(self, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
-        return _kron(self._matrix("lokr_w1", dtype), self._matrix("lokr_w2", dtype))
+        return _kron(*self.matrices(dtype))
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the delta is the product and nothing else."""
+        return not self.is_dora and "bias" not in self.tensors
+
+    def matrices(self, dtype: torch.dtype) -> Factors:
+        """The two whose product it is, before the scale."""
+        return self._matrix("lokr_w1", dtype), self._matrix("lokr_w2", dtype)
 
     def _matrix(self, name: str, dtype: torch.dtype) -> Tensor:
         pair = self._pair(name, dtype)
@@ -497,16 +506,21 @@ class OFT(ModuleDelta):
         return 1.0
 
     def _change(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        turns = self._turns(weight.shape[0], dtype)
+        turns = self.turns(dtype, weight.shape[0])
         rows = weight.flatten(1)
         turned = _butterfly(turns, rows) if turns.dim() == 4 else _block_diagonal(turns, rows)
         if "rescale" in self.tensors:
             turned = self._get("rescale", dtype).reshape(-1, 1) * turned
         return turned - rows
 
-    def _turns(self, out_size: int, dtype: torch.dtype) -> Tensor:
-        """R's blocks."""
+    def turns(self, dtype: torch.dtype, out_size: int | None = None) -> Tensor:
+        """R's blocks.
+
+        Args:
+            out_size: rows of the layer; None for as many as the blocks make.
+        """
         blocks = self._blocks.to(dtype)
+        out_size = prod(blocks.shape[-3:-1]) if out_size is None else out_size
         if prod(blocks.shape[-3:-1]) != out_size:
             raise StudioError(
                 "does not fit the layer: the LoRA is for another model family",

@@ -5,31 +5,26 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from lib_lora.arch.blocks import BASE, unet_blocks
-from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
 from lib_lora.files.lora_file import file_hashes
 from lib_lora.files.safetensors_file import looks_like_safetensors, read_header, replace_metadata
 from lib_lora.weights.base_model import BaseModel
+from lib_lora.weights.blocks.norms import module_norms, rows_of_blocks
 from lib_lora.weights.chart import bar_chart, check_picture, save_chart, text_bars
-from lib_lora.weights.delta import LoraWeights, ModuleDelta
-from lib_lora.weights.layers import block_of_key, canonical_key
-from lib_lora.weights.modules import MB, delta_norm, read_whole
+from lib_lora.weights.delta import LoraWeights
+from lib_lora.weights.modules import MB, read_whole
 from lib_lora.weights.options import InspectConfig
-from lib_lora.weights.workers import each
 
-OTHER = "other"  # layers of no block: time embedding and output
 _THUMBNAIL_PX = 256
 _THUMBNAIL = "modelspec.thumbnail"
 _LEGACY_HASH = "sshs_legacy_hash"
@@ -62,38 +57,6 @@ def tags(metadata: Mapping[str, str]) -> list[tuple[str, int]]:
     except (ValueError, AttributeError, TypeError):
         return []
     return counts.most_common()
-
-
-def block_norms(norms: Mapping[str, float | None], family: Family | None) -> list[dict[str, Any]]:
-    """Per block ||W|| of all its layers together, in the order of the data.
-
-    Args:
-        norms: by module; None where only the checkpoint would tell.
-    """
-    found: dict[str, list[float | None]] = defaultdict(list)
-    for key, norm in norms.items():
-        found[block_of_key(key) or OTHER].append(norm)
-    order = [BASE, *unet_blocks(family or Family.SD1), OTHER]
-    return [
-        {"block": block, "layers": len(found[block]), "norm": _together(found[block])}
-        for block in order
-        if block in found
-    ]
-
-
-def _together(norms: Sequence[float | None]) -> float | None:
-    return None if None in norms else math.hypot(*norms)
-
-
-def module_norms(weights: LoraWeights, base: BaseModel | None) -> Iterator[float | None]:
-    """||W|| of each module, None where it depends on a checkpoint that is not given."""
-
-    def norm(delta: ModuleDelta) -> float | None:
-        if not delta.needs_base:
-            return delta_norm(delta)
-        return None if base is None else delta_norm(delta, base.weight(canonical_key(delta.key, base.family)))
-
-    return each(norm, weights.modules.values())
 
 
 def edited(metadata: Mapping[str, str], changes: Sequence[str], removed: Sequence[str]) -> dict[str, str]:
@@ -191,7 +154,7 @@ def run(config: InspectConfig, control: Control) -> Iterator[Event]:
     report = {
         **describe(weights),
         "bytes": config.model.stat().st_size,
-        "blocks": block_norms(norms, weights.family),
+        "blocks": rows_of_blocks(norms, weights.family),
         "tags": [list(pair) for pair in tags(weights.metadata)],
         "metadata": dict(weights.metadata),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lib_lora.arch.blocks import BASE, block_of
 from lib_lora.arch.family import Family, Part, text_parts
@@ -19,9 +20,16 @@ from lib_lora.arch.keys import (
 )
 from lib_lora.arch.ldm import resnets_per_level, text_keys, unet_key
 
-# Other tools' prefixes that the WebUI takes for these.
-_PREFIXES = {"oft_unet_": UNET_PREFIX}
-FIRST_ENCODER = "lora_te1_"
+FIRST_ENCODER, SECOND_ENCODER = "lora_te1_", "lora_te2_"
+# Other tools' prefixes, and the WebUI's own, that the WebUI takes for these.
+_PREFIXES = {
+    "oft_unet_": UNET_PREFIX,
+    "diffusion_model_": UNET_PREFIX,
+    "transformer_text_model_": f"{TEXT_PREFIX}text_model_",
+    "model_transformer_": f"{TEXT_PREFIX}transformer_",
+    "0_transformer_text_model_": f"{FIRST_ENCODER}text_model_",
+    "1_model_transformer_": f"{SECOND_ENCODER}transformer_",
+}
 _NO_LAYERS = ("embeddings.", "position_embedding", "text_projection")  # that the WebUI changes by a LoRA
 
 
@@ -98,9 +106,7 @@ def canonical_key(key: str, family: Family | None) -> str:
     Args:
         family: None where nobody knows: names are then taken for SD1's and SD2's unless they are SDXL's by LDM.
     """
-    for old, new in _PREFIXES.items():
-        if key.startswith(old):
-            key = new + key[len(old) :]
+    key = common_prefix(key)
     if key.startswith(FIRST_ENCODER) and family in (Family.SD1, Family.SD2):
         key = TEXT_PREFIX + key[len(FIRST_ENCODER) :]
     if not key.startswith(UNET_PREFIX):
@@ -113,8 +119,18 @@ def canonical_key(key: str, family: Family | None) -> str:
         return key
 
 
+def common_prefix(key: str) -> str:
+    """A module's name with kohya's prefix, where another tool's was."""
+    for old, new in _PREFIXES.items():
+        if key.startswith(old):
+            return new + key[len(old) :]
+    return key
+
+
+@lru_cache(maxsize=8192)  # prompts ask for the blocks of all layers again and again
 def block_of_key(key: str) -> str | None:
     """The block that block weights name the layer by: BASE for text encoders, IN00 ... OUT11, None for no block."""
+    key = common_prefix(key)
     try:
         prefix, _ = split_prefix(key)
     except KeyError:

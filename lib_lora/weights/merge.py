@@ -22,7 +22,7 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Event, Note, Progress, Saved, ToolDone
 from lib_lora.base.signals import Control
 from lib_lora.weights.base_model import BaseModel
-from lib_lora.weights.block_ratios import PRESETS, read_presets
+from lib_lora.weights.blocks.rules import read_rules
 from lib_lora.weights.combine import combined, concatenated, is_sum, summed_bias
 from lib_lora.weights.delta import INPAINTING_CHANNELS, LATENT_CHANNELS, Factors
 from lib_lora.weights.layers import block_of_key
@@ -43,9 +43,8 @@ from lib_lora.weights.recipe import (
     common_family,
     from_files,
     from_prompt,
-    ignored_notes,
     layer_parts,
-    reading_notes,
+    recipe_notes,
 )
 from lib_lora.weights.svd import FactorSvd, RankRule, Truncated, spend_budget, truncate_dense
 from lib_lora.weights.workers import Stopped, alone_if_large, check_stop, each
@@ -104,8 +103,7 @@ def ingredients_of(config: RecipeConfig) -> list[Ingredient]:
         return from_files(config.models, config.ratios, config.reading)
     if config.ratios:
         raise StudioError("go with models; a prompt has its own strengths", field="ratios")
-    presets = PRESETS if config.presets is None else {**PRESETS, **read_presets(config.presets)}
-    return from_prompt(config.prompt, config.lora_dir, presets=presets, reading=config.reading)
+    return from_prompt(config.prompt, config.lora_dir, reading=config.reading, **read_rules(config))
 
 
 def averaged(ingredients: Sequence[Ingredient]) -> list[Ingredient]:
@@ -114,11 +112,13 @@ def averaged(ingredients: Sequence[Ingredient]) -> list[Ingredient]:
     Raises:
         StudioError: they add up to 0.
     """
-    te, unet = sum(item.te for item in ingredients), sum(item.unet for item in ingredients)
-    strengths = [(te, [item.te for item in ingredients]), (unet, [item.unet for item in ingredients])]
+    tags = [item.tag for item in ingredients]
+    te, unet = sum(tag.te for tag in tags), sum(tag.unet for tag in tags)
+    strengths = [(te, [tag.te for tag in tags]), (unet, [tag.unet for tag in tags])]
     if any(not total and any(each) for total, each in strengths):
         raise StudioError("strengths that add up to 0 have no average", field="mode", came="average")
-    return [replace(item, te=item.te / (te or 1), unet=item.unet / (unet or 1)) for item in ingredients]
+    shares = [replace(tag, te=tag.te / (te or 1), unet=tag.unet / (unet or 1)) for tag in tags]
+    return [replace(item, tag=share) for item, share in zip(ingredients, shares)]
 
 
 def layer_sum(key: str, parts: Sequence[Part], base: BaseModel | None, config: MergeConfig) -> LayerSum:
@@ -261,7 +261,7 @@ def run(config: MergeConfig, control: Control) -> Iterator[Event]:
     ingredients, base, family, layers = _opened(config)
     inputs = [*(item.lora.path for item in ingredients), *([config.base] if config.base else [])]
     check_output(config.output, config.overwrite, inputs)
-    for text in (*ignored_notes(ingredients, family), *reading_notes(ingredients)):
+    for text in recipe_notes(ingredients, family):
         yield Note(text, "warning")
     precision = config.save_precision or _common_precision(ingredients)
     if not is_sum(config.mode) and config.new_rank is None and config.size_mb is None:
@@ -390,7 +390,7 @@ def _metadata(
 ) -> dict[str, str]:
     words = dict.fromkeys(item.lora.metadata.get("modelspec.trigger_phrase") for item in ingredients)
     phrase = ", ".join(word for word in words if word)
-    recipe = ", ".join(item.text for item in ingredients)
+    recipe = ", ".join(item.tag.words for item in ingredients)
     values = lora_metadata(config.output.stem, family, tensors)
     values |= common_metadata([item.lora.metadata for item in ingredients])
     values["ss_training_comment"] = f"merged ({config.mode}) of {recipe}"
@@ -400,7 +400,7 @@ def _metadata(
 def _report(config: MergeConfig, ingredients: Sequence[Ingredient], merged: Sequence[Merged]) -> dict[str, Any]:
     norm = math.hypot(*(layer.norm for layer in merged))
     return {
-        "recipe": [item.text for item in ingredients],
+        "recipe": [item.tag.words for item in ingredients],
         "mode": config.mode,
         "layers": [dict(layer.row) for layer in merged],
         "lost": math.hypot(*(layer.error for layer in merged)) / norm if norm else 0.0,

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lib_lora.adapters.save import SAVE_PRECISIONS
 from lib_lora.arch.keys import module_name
 from lib_lora.base.errors import StudioError
-from lib_lora.weights.delta import LoraWeights, ModuleDelta, read_lora
+from lib_lora.weights.delta import LoHa, LoKr, LoraWeights, ModuleDelta, read_lora
 from lib_lora.weights.output import low_rank_tensors
 
 MB = 1024 * 1024
@@ -24,6 +25,7 @@ _KERNEL = (3, 3)
 _SPATIAL = ("conv1", "conv2", "conv_in", "conv_out", "downsamplers.0.conv", "upsamplers.0.conv")
 _ENTRY_BYTES = 110  # of a header's line beside the name
 _METADATA_BYTES = 2048  # that a tool adds
+_SMALL_LOHA = 8  # the rank up to which its factors, of the squared rank, are less work than the whole matrix
 
 
 def factor_tensors(key: str, up: Tensor, down: Tensor, shape: tuple[int, ...]) -> dict[str, Tensor]:
@@ -109,10 +111,14 @@ def header_bytes(modules: Iterable[str], others: Iterable[str], metadata: Mappin
 
 
 def delta_norm(delta: ModuleDelta, weight: Tensor | None = None) -> float:
-    """||W|| of a module's change, from its factors where it has them: ||U D||^2 = tr(U^T U D D^T)."""
-    factors = delta.low_rank(weight)
+    """||W|| of a module's change, from its factors where it has them: ||U D||^2 = tr(U^T U D D^T), and for a Kronecker
+    product ||A x B|| = ||A|| ||B||. A whole matrix is summed in single precision, which is good to six digits."""
+    if isinstance(delta, LoKr) and delta.is_product:
+        return abs(delta.scale) * math.prod(float(matrix.norm()) for matrix in delta.matrices(torch.float64))
+    is_large = isinstance(delta, LoHa) and delta.rank > _SMALL_LOHA
+    factors = None if is_large else delta.low_rank(weight)
     if factors is None:
-        return float(delta.dense(weight).norm())
+        return float(delta.dense(weight, torch.float32).norm())
     return math.sqrt(max(delta_product(factors, factors), 0.0))
 
 

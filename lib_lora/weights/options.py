@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib_lora.base.options import REQUIRED, option
 
-INPUT, RANK, OUTPUT = "Input", "Rank", "Output"
+INPUT, BLOCKS, RANK, OUTPUT = "Input", "Blocks", "Rank", "Output"
 PRECISIONS = ("fp16", "bf16", "float")
 LORA_ENDINGS = (".safetensors", ".pt", ".ckpt")  # where the WebUI looks for LoRAs
 
@@ -236,6 +236,20 @@ class CompareConfig:
     overwrite: bool = option(help="replace a picture of this name", **_OVERWRITE)
 
 
+_PRESETS = {
+    "default": None,
+    "help": "file of more block weights, one NAME:1,0,0.5,... a line",
+    "group": INPUT,
+    "level": "advanced",
+}
+_ELEMENTS = {
+    "default": None,
+    "help": "file of more elemental filters, NAME:blocks:elements:weight each",
+    "group": INPUT,
+    "level": "advanced",
+}
+
+
 @dataclass(frozen=True)
 class RecipeConfig:
     """Which LoRAs, how strongly."""
@@ -248,9 +262,8 @@ class RecipeConfig:
     )
     models: tuple[str, ...] = option((), "LoRA files, in place of a prompt", group=INPUT, folder="outputs")
     ratios: tuple[float, ...] = option((), "strength of each of models; none: 1 each", group=INPUT)
-    presets: Path | None = option(
-        None, "file of more block weights, one NAME:1,0,0.5,... a line", group=INPUT, level="advanced"
-    )
+    presets: Path | None = option(**_PRESETS)
+    elements: Path | None = option(**_ELEMENTS)
     reading: str = option(**_READING)
 
 
@@ -307,6 +320,31 @@ class BakeConfig(RecipeConfig):
     skip_unknown: bool = option(
         False, "leave out layers of the LoRAs that the checkpoint does not have", group=INPUT, level="advanced"
     )
+
+
+@dataclass(frozen=True)
+class ApplyBlocksConfig:
+    """``blocks apply``: a LoRA with block weights as a file of its own."""
+
+    model: Path = option(help="LoRA file to weigh", label="LoRA", **_LORA)
+    output: Path = option(folder="outputs", **_OUTPUT)
+    overwrite: bool = option(help="replace a file of this name", **_OVERWRITE)
+    lbw: str = option(
+        "",
+        "block weights as in a prompt: a preset's name such as OUTD, or a list 1,0,0.5,...",
+        label="Block weights",
+        group=BLOCKS,
+    )
+    x: float = option(1.0, "what X in the block weights stands for", label="X", group=BLOCKS)
+    lbwe: str = option(
+        "", "elemental filter by name, as in a prompt; empty: none", level="advanced", label="Filter", group=BLOCKS
+    )
+    base: Path | None = option(
+        None, "checkpoint that DoRA and BOFT are weighed on; others need none", group=INPUT, folder="models"
+    )
+    presets: Path | None = option(**_PRESETS)
+    elements: Path | None = option(**_ELEMENTS)
+    save_precision: str | None = option(**_PRECISION)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,42 +10,30 @@ from pathlib import Path, PurePath
 from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.files.safetensors_file import looks_like_safetensors, read_header
-from lib_lora.text.extra_networks import LoraTag, parse_lora_tags
-from lib_lora.weights.block_ratios import PRESETS, BlockRatios, parse_ratios
+from lib_lora.text.extra_networks import split_tags
+from lib_lora.weights.blocks.elements import BUILT_IN_ELEMENTS
+from lib_lora.weights.blocks.presets import BUILT_IN
+from lib_lora.weights.blocks.words import WeightedTag, read_tag, tag_name
 from lib_lora.weights.delta import LoraWeights, ModuleDelta
 from lib_lora.weights.layers import canonical_key, is_text_key
 from lib_lora.weights.lora_folder import lora_paths
 from lib_lora.weights.modules import read_whole
 from lib_lora.weights.webui_names import is_found, published_layers
 
-_TAG = re.compile(r"<(lora|lyco):([^>]+)>")
-_BLOCK_WORDS = ("lbw", "w", "lwb")
-# What a prompt can switch while it samples, and a file cannot.
-_BY_STEP = ("start", "stop", "step", "lbwe")
+_IN_FILES = "te, unet, dyn, lbw, x, lbwe"
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A LoRA and its strengths. ``blocks`` is what ``ratios`` were read from."""
+    """A LoRA and how strongly it goes in."""
 
     lora: LoraWeights
-    te: float = 1.0
-    unet: float = 1.0
-    dyn: int | None = None
-    ratios: BlockRatios | None = None
-    blocks: str = ""
+    tag: WeightedTag
 
     def strength(self, key: str) -> float:
         """Of one module, by its name in files."""
-        own = self.te if is_text_key(key) else self.unet
-        return own if self.ratios is None else own * self.ratios.of(key)
-
-    @property
-    def text(self) -> str:
-        """In a prompt's words."""
-        words = [self.lora.name, f"{self.te:g}", *([] if self.te == self.unet else [f"{self.unet:g}"])]
-        words += [f"dyn={self.dyn}"] if self.dyn is not None else []
-        return ":".join(words + ([f"lbw={self.blocks}"] if self.blocks else []))
+        own = self.tag.te if is_text_key(key) else self.tag.unet
+        return own * self.tag.ratio(key)
 
 
 @dataclass(frozen=True)
@@ -61,36 +48,39 @@ def from_prompt(
     prompt: str,
     lora_dir: Path | None,
     *,
-    presets: Mapping[str, str] = PRESETS,
+    presets: Mapping[str, str] = BUILT_IN,
+    elements: Mapping[str, str] = BUILT_IN_ELEMENTS,
     reading: str = "webui",
 ) -> list[Ingredient]:
     """The LoRAs of a prompt, in its order; the prompt's other words do not matter.
 
     Args:
-        prompt: ``<lora:name:0.8>``, ``<lora:name:te=0.8:unet=0.5:lbw=OUTD>``.
+        prompt: ``<lora:name:0.8>``, ``<lora:name:te=0.8:unet=0.5:lbw=OUTD>``; ``blocks.words`` has the language.
         lora_dir: where names are looked for, in all its folders.
 
     Raises:
         StudioError: no LoRA, one that is not found, or something that only a prompt can do (``start=``).
     """
     ingredients = []
-    for tag in _tags(prompt):
-        lora = read_whole(find_lora(tag.name, lora_dir), reading)
-        blocks, x = _block_words(tag)
-        ratios = parse_ratios(blocks, lora.family, x=x, presets=presets) if blocks else None
-        words = f"{blocks}:x={x:g}" if "X" in presets.get(blocks, blocks) else blocks
-        ingredients.append(Ingredient(lora, tag.te, tag.unet, tag.dyn, ratios, words))
+    for items in _tags(prompt):
+        lora = read_whole(find_lora(tag_name(items), lora_dir), reading)
+        tag = read_tag(items, family=lora.family, presets=presets, elements=elements)
+        if tag.schedule is not None:
+            raise StudioError(
+                "steps cannot be written into a file", field="prompt", came=tag.schedule.text, allowed=_IN_FILES
+            )
+        ingredients.append(Ingredient(lora, tag))
     _refuse_twice(ingredients)
     return ingredients
 
 
 def lora_files(prompt: str, lora_dir: Path | None) -> list[Path]:
     """The files that a prompt means; none of them is opened, but to look for a name in its metadata."""
-    return [find_lora(tag.name, lora_dir) for tag in _tags(prompt)]
+    return [find_lora(tag_name(items), lora_dir) for items in _tags(prompt)]
 
 
-def _tags(prompt: str) -> list[LoraTag]:
-    _, tags = parse_lora_tags(_TAG.sub(_modern, prompt))
+def _tags(prompt: str) -> list[list[str]]:
+    _, tags = split_tags(prompt)
     if not tags:
         raise StudioError("names no LoRA", field="prompt", came=prompt, allowed="<lora:name:strength> ...")
     return tags
@@ -107,7 +97,8 @@ def from_files(files: Sequence[Path], ratios: Sequence[float], reading: str = "w
             "must be as many as models", field="ratios", came=len(ratios), allowed=f"{len(files)} numbers, or none"
         )
     strengths = ratios or (1.0,) * len(files)
-    ingredients = [Ingredient(read_whole(path, reading), value, value) for path, value in zip(files, strengths)]
+    loras = [read_whole(path, reading) for path in files]
+    ingredients = [Ingredient(lora, WeightedTag(lora.name, value, value)) for lora, value in zip(loras, strengths)]
     _refuse_twice(ingredients)
     return ingredients
 
@@ -117,39 +108,6 @@ def _refuse_twice(ingredients: Sequence[Ingredient]) -> None:
     for path in paths:
         if paths.count(path) > 1:
             raise StudioError("is named twice", file=path, allowed="each LoRA once, with the strength it is to have")
-
-
-def _modern(match: re.Match[str]) -> str:
-    """sd-webui-lora-block-weight's syntax from before WebUI 1.5 as today's: ``<lora:a:1:OUTX:0.5>`` has its block
-    weights, and the value of X, where the WebUI now looks for a strength."""
-    items = match[2].split(":")
-    places = [index for index, item in enumerate(items) if "=" not in item]
-    if len(places) > 2 and not _is_number(items[places[2]]):
-        items[places[2]] = f"lbw={items[places[2]]}"
-        if len(places) > 3:
-            items[places[3]] = f"x={items[places[3]]}"
-    return f"<{match[1]}:{':'.join(items)}>"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _block_words(tag: LoraTag) -> tuple[str, float]:
-    """A tag's block weights as written, "" for none, and the value of X."""
-    for word in _BY_STEP:
-        if word in tag.named:
-            raise StudioError(
-                f"{word}= cannot be written into a file", field="prompt", came=tag.named[word], allowed="te, unet, lbw"
-            )
-    x = tag.named.get("x", "1")
-    if not _is_number(x):
-        raise StudioError("x is no number", field="prompt", came=x)
-    return next((tag.named[word] for word in _BLOCK_WORDS if word in tag.named), ""), float(x)
 
 
 def find_lora(name: str, lora_dir: Path | None) -> Path:
@@ -225,8 +183,16 @@ def layer_parts(ingredients: Sequence[Ingredient], family: Family | None) -> dic
             seen[layer] = key
             strength = item.strength(layer)
             if strength:
-                layers.setdefault(layer, []).append(Part(delta.cut(item.dyn), strength))
+                layers.setdefault(layer, []).append(Part(delta.cut(item.tag.dyn), strength))
     return layers
+
+
+def recipe_notes(ingredients: Sequence[Ingredient], family: Family | None) -> Iterator[str]:
+    """All that a person should know of the LoRAs before they go in."""
+    yield from ignored_notes(ingredients, family)
+    yield from reading_notes(ingredients)
+    for item in ingredients:
+        yield from item.tag.hints
 
 
 def ignored_notes(ingredients: Sequence[Ingredient], family: Family | None) -> Iterator[str]:

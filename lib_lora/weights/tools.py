@@ -23,11 +23,17 @@ class Tool:
 
     Attributes:
         config: the class of its options.
+        command: its words on the command line; none: its name.
+        module: where it is, below this package; none: its name.
+        label: what forms call it; none: its name.
     """
 
     name: str
     help: str
     config: type
+    command: str = ""
+    module: str = ""
+    label: str = ""
 
     @property
     def writes(self) -> str | None:
@@ -53,7 +59,7 @@ class Tool:
 
     @property
     def _module(self) -> ModuleType:
-        return importlib.import_module(f"lib_lora.weights.{self.name}")
+        return importlib.import_module(f"lib_lora.weights.{self.module or self.name}")
 
 
 TOOLS = {
@@ -63,6 +69,14 @@ TOOLS = {
         Tool("merge", "make one LoRA of several, as a prompt has them", options.MergeConfig),
         Tool("bake", "write LoRAs into a checkpoint", options.BakeConfig),
         Tool("resize", "give a LoRA smaller ranks", options.ResizeConfig),
+        Tool(
+            "blocks",
+            "save a LoRA with block weights",
+            options.ApplyBlocksConfig,
+            command="blocks apply",
+            module="blocks.apply",
+            label="block weights",
+        ),
         Tool("convert", "give a LoRA other names, another type or another precision", options.ConvertConfig),
         Tool("inspect", "say what a LoRA is, and edit its metadata", options.InspectConfig),
         Tool("verify", "say what is wrong with a LoRA file", options.VerifyConfig),

@@ -9,7 +9,7 @@ from torch import nn
 from lib_lora.adapters.base import NETWORKS
 from lib_lora.adapters.network import Network
 from lib_lora.adapters.save import read_tensors, save_network
-from lib_lora.adapters.spec import TEXT_ENCODER, UNET, NetworkSpec
+from lib_lora.adapters.spec import TEXT_ENCODER, UNET, BlockRank, NetworkSpec
 from lib_lora.arch.keys import module_name
 from lib_lora.base.errors import StudioError
 from lib_lora.base.options import options_of
@@ -458,6 +458,28 @@ def test_normalisation_layers_are_trained_where_they_are_wanted(models, conv_ran
     assert {"w_norm", "b_norm"} <= {key.split(".", 1)[1] for key in tensors}
     loaded = Network.from_file_tensors(unet, [text_encoder], tensors)
     assert loaded.state_tensors().keys() == tensors.keys()
+
+
+def test_normalisation_layers_are_those_of_the_chosen_names_and_blocks(models):
+    unet, text_encoder = models
+
+    def places(**options) -> set[str]:
+        network = Network.create(unet, [text_encoder], NetworkSpec(4, 2, train_norm=True, **options), seed=0)
+        norms = [adapter.target.module_name for adapter in network if adapter.target.is_norm]
+        return {name.split("_")[0] for name in norms}
+
+    assert places(targets="mid_block") == {"mid"}
+    left_out = BlockRank(0, 1.0, None, 1.0)
+    assert places(block_ranks={f"OUT{index:02}": left_out for index in range(12)}) == {"down", "mid"}
+    with pytest.raises(StudioError, match="train_norm.*network_targets"):
+        places(targets="cross-attention")
+
+
+def test_a_glora_whose_convolutions_are_loras_is_named(models):
+    unet, text_encoder = models
+    network = Network.create(unet, [text_encoder], NetworkSpec(4, 2, network_type="GLoRA"), seed=0)
+    with pytest.raises(StudioError, match="another type.*proj_in.*dim_from_weights"):
+        network.load(network.state_tensors())
 
 
 def test_groups_may_tell_lora_plus_parameters_apart(models):

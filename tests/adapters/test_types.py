@@ -246,9 +246,11 @@ def test_lohas_two_ways_give_the_same(rows):
     torch.testing.assert_close(layer(x), adapter.layer_forward(x) + F.linear(x, adapter.dense_delta()))
 
 
-def test_nothing_of_a_dense_size_is_kept_for_the_backward_pass():
-    layer = nn.Linear(64, 64).requires_grad_(False)
-    for name, options in (("LoHa", {}), ("LoKr", {}), ("LoRA", DORA), ("Full", {})):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_of_a_dense_size_is_kept_for_the_backward_pass(dtype):
+    layer = nn.Linear(64, 64).requires_grad_(False).to(dtype)
+    kinds = [("LoHa", {}), ("LoKr", {}), ("Full", {})] if dtype == torch.float32 else []
+    for name, options in [*kinds, *((name, DORA) for name in ("LoRA", "LoHa", "LoKr"))]:
         adapter = stirred(adapter_on(layer, name, rank=2, **options))
         adapter.attach()
         kept: list[Tensor] = []
@@ -258,7 +260,7 @@ def test_nothing_of_a_dense_size_is_kept_for_the_backward_pass():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            layer(torch.randn(8, 64, requires_grad=True))
+            layer(torch.randn(8, 64, dtype=dtype, requires_grad=True))
         adapter.detach_from_layer()
         own = {parameter.data_ptr() for parameter in adapter.parameters()} | {layer.weight.data_ptr()}
         assert not [each for each in kept if each.numel() >= 64 * 64 and each.data_ptr() not in own], name
@@ -337,6 +339,30 @@ def test_doras_norm_is_by_input_columns_and_its_file_the_webuis():
         axes = tuple(axis for axis in range(layer.weight.dim()) if axis != 1)
         assert adapter.state_tensors()["dora_scale"].shape == shape
         torch.testing.assert_close(adapter.dora_scale, layer.weight.square().sum(axes, keepdim=True).sqrt())
+
+
+@pytest.mark.parametrize("name", ["LoRA", "LoHa", "LoKr"])
+def test_dora_takes_inputs_that_the_checkpoint_has_no_weights_for(name):
+    """As pruned and merged checkpoints have them: 0 of norm 0 is 0."""
+    layer = frozen("linear")
+    with torch.no_grad():
+        layer.weight[:, 4] = 0
+    x = input_for(layer)
+    expected = layer(x)
+    adapter = adapter_on(layer, name, dora=True)
+    assert "1 of its inputs" in adapter.note()
+    adapter.attach()
+    for step in range(3):
+        out = layer(x)
+        if not step:
+            torch.testing.assert_close(out, expected)
+        adapter.zero_grad()
+        (out - 1).square().mean().backward()
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                assert parameter.grad.isfinite().all()
+                parameter -= 0.01 * parameter.grad
+    assert adapter.dora_scale[0, 4] != 0, "it learns like the others"
 
 
 def test_repeated_forwards_give_the_same_gradients():
@@ -439,6 +465,14 @@ def test_blocks_have_ranks_of_their_own():
     assert spec.rank_of(Target("k", "mid_block.attentions.0.proj_in", "unet", linear)) is None
     assert spec.rank_of(Target("k", "mid_block.resnets.1.conv1", "unet", linear)) == (8, 4.0)
     assert spec.rank_of(Target("k", "text_model.encoder.layers.0.mlp.fc1", "text_encoder", linear)) == (8, 4.0)
+
+
+def test_ia3_of_inputs_is_no_ia3_of_outputs():
+    layer = nn.Linear(20, 20).requires_grad_(False)
+    adapter = adapter_on(layer, "IA3")
+    adapter.check({"weight": torch.ones(20), "on_input": torch.tensor(0)})
+    with pytest.raises(StudioError, match="on_input"):
+        adapter.check({"weight": torch.ones(20), "on_input": torch.tensor(1)})
 
 
 def test_boft_wants_sizes_that_it_can_cut():

@@ -125,6 +125,7 @@ def others_values(tmp_path, models):
         "merge": {"prompt": "<lora:zorb:1>", "output": "new"},
         "bake": {"checkpoint": checkpoint, "prompt": "<lora:zorb:1>", "output": "new"},
         "resize": {"model": "zorb", "new_rank": 2, "output": "new"},
+        "blocks": {"model": "zorb", "lbw": "MIDD", "output": "new"},
         "inspect": {"model": "zorb"},
         "verify": {"model": "zorb"},
         "compare": {"first": "zorb", "second": "people/ann"},
@@ -184,7 +185,7 @@ def test_no_option_that_names_a_file_is_forgotten(exposed_client, others_values,
     assert post(exposed_client, "jobs", body, 422)["field"] == field
 
 
-@pytest.mark.parametrize("kind", ["merge", "bake", "resize", "inspect", "verify", "compare"])
+@pytest.mark.parametrize("kind", ["merge", "bake", "resize", "blocks", "inspect", "verify", "compare"])
 def test_others_may_use_the_tools_on_the_hosts_files(exposed_client, others_values, kind):
     job = post(exposed_client, "jobs", {"kind": kind, "values": others_values[kind]})
     assert job["status"] == "queued"

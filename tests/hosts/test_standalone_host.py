@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
 from lib_lora.adapters.save import save_network
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.base.errors import StudioError
 from lib_lora.hosts.standalone.host import StandaloneHost
 from lib_lora.hosts.standalone.lora_check import check_lora

@@ -43,6 +43,13 @@ def test_there_is_a_tab_with_the_pages_mount(webui_server):
     assert sum('id="lora-studio"' in str(each["props"].get("value")) for each in mounts) == 1
 
 
+def test_the_plot_of_txt2img_and_of_img2img_offers_our_axes(webui_server):
+    components = [each["props"] for each in webui_server.get("/config")["components"]]
+    plots = [props for props in components if props.get("label") == "X type"]
+    offered = [[name for name in plot["choices"] if str(name).startswith("[LoRA]")] for plot in plots]
+    assert len(offered) == 2 and offered[0] == offered[1] and len(set(offered[0])) == 8
+
+
 def test_the_page_loads_our_script_and_style_and_no_other_file_of_ours(webui_server):
     page = webui_server.get("/")
     ours = re.findall(r'(?:src|href)="(file=[^"]*LoRA Studio[^"]*)"', page)

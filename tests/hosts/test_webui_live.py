@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
 from lib_lora.adapters.save import save_network
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.models.loader import load_model
 
 pytestmark = pytest.mark.webui

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
 from lib_lora.adapters.save import save_network
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.models.loader import load_model
 from lib_lora.models.prompt import encode_captions
 
@@ -89,7 +89,7 @@ def ours(model, network: Network | None, strength: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_the_webui_matches_every_key_of_our_files(theirs, networks, name):
-    assert theirs["files"][name] == {"layers": len(networks[name]), "unmatched": []}
+    assert theirs["files"][name] == {"layers": len(networks[name]), "unmatched": [], "failed": 0}
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)

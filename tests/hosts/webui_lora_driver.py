@@ -18,13 +18,14 @@ from webui_driver import start
 def main(webui: str, checkpoint: str, task: str, out: str, data: str) -> None:
     task, out = json.loads(Path(task).read_text(encoding="utf-8")), Path(out).resolve()
     start(Path(webui).resolve(), Path(checkpoint).resolve(), Path(data).resolve())
+    files = {name: keys(name) for name in task["loras"]}
     result = {
-        "files": {name: keys(name) for name in task["loras"]},
         "predictions": [
             {"lora": name, "strength": strength, "values": predict(task, name, strength)}
             for name in [None, *task["loras"]]
             for strength in (task["strengths"] if name else [0.0])
         ],
+        "files": {name: {**found, "failed": errors().get(name, 0)} for name, found in files.items()},
     }
     out.write_text(json.dumps(result), encoding="utf-8")
 
@@ -40,6 +41,13 @@ def keys(name: str) -> dict:
     matched = {module.network_key.split(".")[0] for module in network.modules.values()}
     tensors = sd_models.read_state_dict(on_disk.filename)
     return {"layers": len(network.modules), "unmatched": [key for key in tensors if key.split(".")[0] not in matched]}
+
+
+def errors() -> dict:
+    """How often the WebUI failed to apply a LoRA to a layer, which it tells at the end of a generation alone."""
+    import networks
+
+    return networks.extra_network_lora.errors
 
 
 def predict(task: dict, name: str | None, strength: float) -> list:

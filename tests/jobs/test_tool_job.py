@@ -16,9 +16,10 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Note, Progress
 from lib_lora.jobs.job import Job
 from lib_lora.jobs.state import DONE, FAILED, RUNNING, STOPPED, JobState
-from lib_lora.jobs.tool_form import lora_list
+from lib_lora.jobs.tool_form import lora_list, tools_schema
 from lib_lora.jobs.tool_job import chart_of, tool_view
 from lib_lora.weights import extract
+from lib_lora.weights.blocks.presets import save_preset
 from lib_lora.weights.tools import TOOLS
 from tiny_loras import POINT, write_lora, write_tuned
 
@@ -44,6 +45,7 @@ def values(host, loras, tmp_path):
         "merge": {"prompt": prompt, "output": "new", "output_subfolder": "people/more"},
         "bake": {"checkpoint": checkpoint, "prompt": prompt, "output": "new"},
         "resize": {"model": "zorb", "output": "new", "new_rank": 2},
+        "blocks": {"model": "zorb", "output": "new", "lbw": "MIDD", "x": "1"},
         "convert": {"model": "people/ann.safetensors", "output": "new", "names": "diffusers"},
         "inspect": {"model": "zorb"},
         "verify": {"model": "zorb", "base": checkpoint},
@@ -76,6 +78,21 @@ def test_every_tool_is_a_job(host, open_queue, values, kind):
     assert tool["output"] == view["result"] == str(output) and load_file(output) and job.spec.name == "new"
     assert tool["name"] == {"bake": None, "merge": "people/more/new"}.get(kind, "new")
     assert host.told == [("checkpoint written" if kind == "bake" else "written", "new.safetensors")]
+
+
+def test_presets_and_filters_of_ones_own_count_in_the_tools_too(host, open_queue, values):
+    save_preset(host.data_dir, "MINE", "0,0,0,0,0,0,0,1,0,0,0,0,0,0,0,0,0")
+    with open(host.data_dir / "block_presets.txt", "a", encoding="utf-8") as file:
+        file.write("BAD:1,1\n")  # which spoils no other
+    (host.data_dir / "block_elements.txt").write_text("NOTEXT:BASE::0\n", encoding="utf-8")
+    shown = {each["name"]: each["values"] for each in tools_schema(host)["block_weights"]}
+    assert shown["MINE"] == "0,0,0,0,0,0,0,1,0,0,0,0,0,0,0,0,0" and "OUTD" in shown
+    queue = open_queue(host)
+    ended(queue, queue.add("blocks", {**values["blocks"], "lbw": "MINE", "output": "by_preset"}))
+    ended(queue, queue.add("blocks", {**values["blocks"], "lbw": "", "lbwe": "NOTEXT", "output": "by_filter"}))
+    ended(queue, queue.add("merge", {"prompt": "<lora:zorb:1:lbw=MINE:lbwe=NOTEXT>", "output": "merged"}))
+    for name in ("by_preset", "by_filter", "merged"):
+        assert {key.split(".")[0] for key in load_file(host.loras / f"{name}.safetensors")} == {POINT}
 
 
 def test_the_result_is_what_the_tool_makes_of_the_values(host, open_queue, values):
@@ -134,6 +151,11 @@ def test_an_existing_name_is_refused_at_its_field(host, open_queue, values):
         ("merge", {"prompt": "<lora:nobody:1>"}, "prompt"),
         ("merge", {"prompt": "<lora:zorb:much>"}, "prompt"),
         ("merge", {"prompt": "<lora:zorb:1:lbw=1,2,3>"}, "prompt"),
+        ("merge", {"prompt": "<lora:zorb:1:stop=soon>"}, "prompt"),
+        ("merge", {"prompt": "<lora:zorb:1:stop=3>"}, "prompt"),
+        ("blocks", {"lbw": "1,2,3"}, "lbw"),
+        ("blocks", {"lbw": ""}, "lbw"),
+        ("blocks", {"x": "much"}, "x"),
         ("merge", {"lora_dir": "/"}, "lora_dir"),
         ("merge", {"models": ["/x.safetensors"]}, "models"),
         ("bake", {"checkpoint": ""}, "checkpoint"),

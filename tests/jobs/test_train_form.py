@@ -61,7 +61,8 @@ def test_kinds_limits_and_suggestions_are_told(host):
     options = {option["name"]: option for group in form_schema(host)["groups"] for option in group["options"]}
     assert options["network_dim"]["kind"] == "int" and options["network_dim"]["minimum"] == 1
     assert options["text_encoder_lr"]["kind"] == "list" and options["text_encoder_lr"]["optional"]
-    assert options["train_data_dir"]["kind"] == "path" and options["train_data_dir"]["required"]
+    assert options["train_data_dir"]["kind"] == "path" and options["train_data_dir"]["optional"]
+    assert options["output_name"]["required"]
     assert options["torch_compile"]["way"] == "child" and options["network_dim"]["way"] is None
     assert options["save_precision"]["choices"] == ["fp16", "bf16", "float"]
     assert "Prodigy" in options["optimizer_type"]["suggestions"]
@@ -238,6 +239,14 @@ def test_prompts_come_from_one_place(host, values, tmp_path):
 # The plan
 
 
+def test_the_plan_of_a_run_without_pictures_has_none(host, values):
+    given = {name: value for name, value in values.items() if name != "min_bucket_reso"}
+    way = {"objective": "iLECO", "original_prompt": "dog", "train_data_dir": ""}
+    plan = plan_summary({**given, **way}, host)
+    assert (plan["pictures"], plan["repeats_total"], plan["buckets"], plan["steps"]) == (0, 0, [], 3)
+    assert '"dog"' in plan["text"]
+
+
 def test_the_plan_is_the_runs(host, values):
     plan = plan_summary({**values, "train_batch_size": 2}, host)
     json.dumps(plan)
@@ -246,6 +255,27 @@ def test_the_plan_is_the_runs(host, values):
     assert sum(bucket["pictures"] for bucket in plan["buckets"]) == 5
     assert plan["way"] == "live" and "Steps: 3" in plan["text"]
     assert plan["alpha_over_rank"] == 1.0 and plan["exists"] is None and plan["free_mb"] > 0
+
+
+def test_the_plan_shows_the_rate_of_each_group_over_the_run(host, values):
+    changes = {"lr_scheduler": "linear", "text_encoder_lr": 1e-4, "max_train_steps": 4}
+    rates = plan_summary({**values, **changes}, host)["rates"]
+    assert rates["steps"] == [1, 2, 3, 4] and rates["note"] == ""
+    assert rates["groups"]["text_encoder"] == pytest.approx([1e-4, 7.5e-5, 5e-5, 2.5e-5])
+    with pytest.raises(StudioError, match="lr_warmup_steps"):
+        plan_summary({**values, **changes, "lr_warmup_steps": 9}, host)
+
+
+def test_the_plan_counts_what_is_held_out(host, values):
+    plan = plan_summary({**values, "validation_split": 0.4}, host)
+    assert (plan["held_out"], plan["pictures"]) == (2, 3)
+
+
+def test_the_form_explains_the_optimizers(host):
+    optimizers = {each["name"]: each for each in form_schema(host)["optimizers"]}
+    arguments = {each["name"]: each["default"] for each in optimizers["Prodigy"]["arguments"]}
+    assert arguments["d_coef"] == "2.0" and arguments["growth_rate"] is None
+    assert optimizers["Prodigy"]["rate"] == 1.0 and optimizers["AdaFactor"]["rate"] is None
 
 
 def test_it_says_what_is_left_out_and_why(host, values, pictures):

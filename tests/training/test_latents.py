@@ -18,6 +18,7 @@ from lib_lora.dataset.plan import build_plan
 from lib_lora.dataset.records import scan
 from lib_lora.models.loader import load_model
 from lib_lora.training.cache import TensorCache
+from lib_lora.training.half import autocast
 from lib_lora.training.latents import LatentStore, Side
 from tiny import write_checkpoint
 
@@ -198,3 +199,13 @@ def test_a_stop_ends_the_work(model, folder):
         events.append(event)
         control.stop()
     assert len(events) == 1
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_step_in_half_precision_leaves_the_vae_as_the_options_have_it(model, folder, half):
+    """What is encoded at each step, within the forward pass's precision, equals what is encoded beforehand."""
+    store = filled(model, plan_of(folder), half=half)
+    sides = [Side(index, False) for index in range(len(store.plan.images))]
+    for precision in ("no", "bf16"):
+        with autocast(model.device, precision):
+            assert same([each for side in sides for each in store.encode(model, [side])], latents(store))

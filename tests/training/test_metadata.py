@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import torch
 from safetensors.torch import load_file
 
+from lib_lora.adapters.network import Network
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.base.events import Progress
 from lib_lora.base.options import from_mapping
 from lib_lora.files.lora_file import model_hash_legacy
@@ -50,8 +53,26 @@ def test_a_folder_has_no_hash(tmp_path):
     assert run(model_hashes(model, tmp_path / "hashes.json")) == ({}, [])
 
 
+def metadata_of(config, model, processes=1):
+    network = Network.create(model.unet, model.text_encoders, NetworkSpec(2, 2), 0)
+    return run_metadata(config, make_plan(config, processes=processes), model, network, {}, {})
+
+
+def test_what_the_optimizer_chose_is_said(train_options, tiny_model):
+    options = {key: value for key, value in train_options.items() if key not in ("learning_rate", "lr_scheduler")}
+    metadata = metadata_of(from_mapping(TrainConfig, {**options, "optimizer_type": "Prodigy"}), tiny_model)
+    assert (metadata["ss_learning_rate"], metadata["ss_lr_scheduler"]) == ("1.0", "constant")
+
+
+def test_tags_are_counted_between_the_separators_that_are_given(train_options, tiny_model):
+    for path in train_options["train_data_dir"].rglob("*.txt"):
+        path.write_text("zorb; a dog, running", encoding="utf-8")
+    metadata = metadata_of(from_mapping(TrainConfig, {**train_options, "caption_separator": ";"}), tiny_model)
+    assert set(json.loads(metadata["ss_tag_frequency"])["2_zorb"]) == {"zorb", "a dog, running"}
+
+
 def test_the_total_batch_counts_processes_and_accumulation(train_options, tiny_model):
     # sd-scripts, train_network.py: per device batch size times processes times gradient_accumulation_steps.
     config = from_mapping(TrainConfig, {**train_options, "train_batch_size": 2, "gradient_accumulation_steps": 3})
-    metadata = run_metadata(config, make_plan(config, processes=4), tiny_model, {}, {})
+    metadata = metadata_of(config, tiny_model, processes=4)
     assert metadata["ss_batch_size_per_device"] == "2" and metadata["ss_total_batch_size"] == "24"

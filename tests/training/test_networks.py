@@ -10,13 +10,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_lora.adapters.network import Network
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.arch.family import Family
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import StateSaved, StepDone
 from lib_lora.base.options import from_mapping
+from lib_lora.models.loader import load_model
 from lib_lora.training.block_ranks import block_ranks
 from lib_lora.training.config import TrainConfig, check
 from lib_lora.training.earlier_loras import merge_base_weights, network_to_train
+from lib_lora.training.network_metadata import network_metadata
 from lib_lora.training.parts import network_spec
 from lib_lora.training.rates import LearningRates
 from lib_lora.training.run import Run
@@ -32,10 +35,16 @@ TYPES = {
     "Full": {"network_type": "Full"},
     "DoRA": {"dora_wd": True},
     "DoRA on LoHa": {"network_type": "LoHa", "dora_wd": True},
-    "norms and a factor": {"train_norm": True, "use_scalar": True},
+    "norms and a factor": {"train_norm": True, "use_scalar": True, "network_targets": "mid_block.*(attn2|norm)"},
     "Tucker": {"conv_dim": 2, "use_tucker": True, "network_targets": r"mid_block\.resnets"},
     "LoRA+": {"loraplus_lr_ratio": 4.0, "rs_lora": True},
 }
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    """One for all: a run leaves it as it was."""
+    return load_model(tiny_checkpoint)
 
 
 def run(options, model=None, **more):
@@ -50,27 +59,32 @@ def lora(options, name="zorb"):
     return load_file(options["output_dir"] / f"{name}.safetensors")
 
 
+def metadata_of(options):
+    with safe_open(options["output_dir"] / "zorb.safetensors", "pt") as file:
+        return file.metadata()
+
+
 @pytest.mark.parametrize("name", TYPES)
-def test_every_type_learns_and_goes_on_bit_for_bit_from_a_state(train_options, tiny_model, name):
+def test_every_type_learns_and_goes_on_bit_for_bit_from_a_state(train_options, model, name):
     options = {
         **train_options,
         "network_train_unet_only": True,
         "network_targets": r"mid_block.*(attn2|proj_in|ff)",
         **TYPES[name],
     }
-    before = {key: tensor.clone() for key, tensor in tiny_model.unet.state_dict().items()}
-    events = list(run(options, tiny_model, output_name="whole", save_state_every_n_steps=2).events())
+    before = {key: tensor.clone() for key, tensor in model.unet.state_dict().items()}
+    events = list(run(options, model, output_name="whole", save_state_every_n_steps=2).events())
     steps = [event for event in events if isinstance(event, StepDone)]
     assert len(steps) == 3 and all(step.loss == step.loss for step in steps)
     (state,) = [event.path for event in events if isinstance(event, StateSaved)]
-    resumed = run(options, tiny_model, resume=state)
+    resumed = run(options, model, resume=state)
     assert [event.step for event in resumed.events() if isinstance(event, StepDone)] == [3]
     whole = lora(options, "whole")
     again = lora(options)
     assert whole.keys() == again.keys() and all(torch.equal(whole[key], again[key]) for key in whole)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in tiny_model.unet.state_dict().items())
-    network = Network.from_file_tensors(tiny_model.unet, tiny_model.text_encoders, whole)
-    assert all(float(adapter.dense_delta().abs().max()) > 0 for adapter in network)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.unet.state_dict().items())
+    network = Network.from_file_tensors(model.unet, model.text_encoders, whole)
+    assert all(float(adapter.dense_delta().detach().abs().max()) > 0 for adapter in network)
 
 
 REFUSED = [
@@ -116,10 +130,10 @@ def config_of(options, **more) -> TrainConfig:
     return config
 
 
-def test_each_block_has_its_rank_and_those_of_rank_0_are_left_out(train_options, tiny_model):
+def test_each_block_has_its_rank_and_those_of_rank_0_are_left_out(train_options, model):
     dims = [0] * 12 + [3] + [2] * 12
     config = config_of(train_options, block_dims=dims, block_alphas=[1.5] * 25, conv_dim=1, conv_block_dims=[1] * 25)
-    network = Network.create(tiny_model.unet, tiny_model.text_encoders, network_spec(config, Family.SD1), 0)
+    network = Network.create(model.unet, model.text_encoders, network_spec(config, Family.SD1), 0)
     ranks: dict[str, set] = {}
     for adapter in network:
         place = "text" if adapter.target.part == "text_encoder" else adapter.target.module_name.split("_")[0]
@@ -154,12 +168,12 @@ def range_list(length: int) -> list[int]:
 # -- LoRA+ --
 
 
-def test_lora_plus_multiplies_the_rate_of_lora_up(train_options, tiny_model):
+def test_lora_plus_multiplies_the_rate_of_lora_up(train_options, model):
     config = config_of(
         train_options, learning_rate=1e-3, loraplus_lr_ratio=16, loraplus_text_encoder_lr_ratio=4, conv_dim=1
     )
     rates = LearningRates(config, Family.SD1)
-    network = Network.create(tiny_model.unet, tiny_model.text_encoders, network_spec(config, Family.SD1), 0)
+    network = Network.create(model.unet, model.text_encoders, network_spec(config, Family.SD1), 0)
     by_group = rates.groups(network)
     assert by_group == pytest.approx({"unet": 1e-3, "unet x16": 16e-3, "text_encoder": 1e-3, "text_encoder x4": 4e-3})
     groups = network.parameter_groups(rates.group)
@@ -172,35 +186,60 @@ def test_lora_plus_multiplies_the_rate_of_lora_up(train_options, tiny_model):
 
 
 @pytest.fixture
-def first(train_options, tiny_model):
+def first(train_options, model):
     """A LoRA of another run, trained on the UNet alone."""
     options = {**train_options, "network_train_unet_only": True, "network_targets": "mid_block.*attn2"}
-    list(run(options, tiny_model, output_name="first", network_dim=3, network_alpha=1.5).events())
+    list(run(options, model, output_name="first", network_dim=3, network_alpha=1.5).events())
     return options, options["output_dir"] / "first.safetensors"
 
 
-def test_a_run_trains_on_from_a_file(first, tiny_model):
+def test_a_run_trains_on_from_a_file(first, model):
     options, path = first
     options = {**options, "network_weights": path, "unet_lr": 1e-12}
-    list(run(options, tiny_model, network_dim=3, network_alpha=1.5, optimizer_args=["weight_decay=0"]).events())
+    list(run(options, model, network_dim=3, network_alpha=1.5, optimizer_args=["weight_decay=0"]).events())
     before, after = load_file(path), lora(options)
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
     with pytest.raises(StudioError, match="network_weights.*another rank"):
-        list(run(options, tiny_model, output_name="other", network_dim=2).events())
+        list(run(options, model, output_name="other", network_dim=2).events())
 
 
-def test_ranks_may_come_from_that_file(first, tiny_model):
+def test_ranks_may_come_from_that_file(first, model):
     options, path = first
     options = {**options, "network_weights": path, "dim_from_weights": True, "network_dim": 7, "network_targets": "all"}
-    list(run(options, tiny_model).events())
+    list(run(options, model).events())
     before, after = load_file(path), lora(options)
     assert {key: each.shape for key, each in before.items()} == {key: each.shape for key, each in after.items()}
     assert all(torch.equal(before[key], after[key]) for key in before if key.endswith("alpha"))
     assert not all(torch.equal(before[key], after[key]) for key in before)
+    metadata = metadata_of(options)
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("3", "1.5")
+    assert metadata["ss_trained_on_from"] == "first.safetensors"
     options |= {"network_train_unet_only": False, "network_train_text_encoder_only": True}
     with pytest.raises(StudioError, match="network_weights.*leave as they are"):
-        list(run(options, tiny_model, output_name="other").events())
+        list(run(options, model, output_name="other").events())
+
+
+def test_of_a_file_s_network_the_metadata_know_its_type(train_options, model, tmp_path):
+    spec = NetworkSpec(4, 2.0, conv_rank=2, network_type="LoHa", dora=True, targets="mid_block", train_norm=True)
+    path = tmp_path / "first.safetensors"
+    save_file(Network.create(model.unet, model.text_encoders, spec, 0).state_tensors(), path)
+    options = {**train_options, "network_weights": path, "dim_from_weights": True, "base_weights": ["a/b.pt", "c.pt"]}
+    config = from_mapping(TrainConfig, options)
+    found = network_metadata(config, network_to_train(config, model, network_spec(config, Family.SD1), bool))
+    assert (found["ss_network_module"], found["ss_network_dim"], found["ss_network_alpha"]) == ("lycoris.kohya", 4, 2.0)
+    assert found["ss_network_args"] == {
+        "algo": "loha",
+        "train_norm": True,
+        "dora_wd": True,
+        "conv_dim": 2,
+        "conv_alpha": 2.0,
+    }
+    assert found["ss_merged_first"] == [["b.pt", 1.0], ["c.pt", 1.0]]
+    for field in ("network_dropout", "loraplus_lr_ratio"):
+        config = from_mapping(TrainConfig, {**options, field: 0.5 if "drop" in field else 4})
+        with pytest.raises(StudioError, match=field):
+            network_to_train(config, model, network_spec(config, Family.SD1), bool)
 
 
 def test_base_weights_are_merged_first_at_their_strength(first, tiny_model):
@@ -216,22 +255,22 @@ def test_base_weights_are_merged_first_at_their_strength(first, tiny_model):
         torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_model_that_was_lent_is_never_merged_into(first, tiny_model):
+def test_a_model_that_was_lent_is_never_merged_into(first, model):
     options, path = first
     with pytest.raises(StudioError, match="base_weights"):
-        list(run(options, tiny_model, base_weights=[str(path)], output_name="second").events())
+        list(run(options, model, base_weights=[str(path)], output_name="second").events())
 
 
-def test_a_file_for_another_model_is_named(train_options, tmp_path, tiny_model):
+def test_a_file_for_another_model_is_named(train_options, tmp_path, model):
     path = tmp_path / "other.safetensors"
     save_file({"lora_unet_nowhere.lora_up.weight": torch.ones(2, 2)}, str(path))
     with pytest.raises(StudioError) as caught:
-        merge_base_weights(config_of(train_options, base_weights=[str(path)]), tiny_model)
+        merge_base_weights(config_of(train_options, base_weights=[str(path)]), model)
     assert (caught.value.field, caught.value.file) == ("base_weights", str(path))
     for more in ({}, {"dim_from_weights": True}):
         config = config_of(train_options, network_weights=path, **more)
         with pytest.raises(StudioError) as caught:
-            network_to_train(config, tiny_model, network_spec(config, Family.SD1), lambda target: True)
+            network_to_train(config, model, network_spec(config, Family.SD1), lambda target: True)
         assert (caught.value.field, caught.value.file) == ("network_weights", str(path))
 
 
@@ -245,12 +284,12 @@ def test_a_file_for_another_model_is_named(train_options, tmp_path, tiny_model):
         ({"network_type": "LoKr", "factor": 8}, "lycoris.kohya", {"algo": "lokr", "factor": 8}),
         ({"network_type": "DyLoRA", "unit": 1}, "networks.dylora", {"algo": "dylora", "unit": 1}),
         ({"dora_wd": True}, "lycoris.kohya", {"dora_wd": True}),
+        ({"rs_lora": True, "conv_dim": 1}, "lycoris.kohya", {"conv_dim": 1, "conv_alpha": 2.0, "rs_lora": True}),
     ],
 )
-def test_metadata_name_the_type_as_sd_scripts_and_lycoris_do(train_options, tiny_model, more, module, arguments):
+def test_metadata_name_the_type_as_sd_scripts_and_lycoris_do(train_options, model, more, module, arguments):
     options = {**train_options, "network_targets": "mid_block.*to_k", "max_train_steps": 1, **more}
-    list(run(options, tiny_model).events())
-    with safe_open(options["output_dir"] / "zorb.safetensors", "pt") as file:
-        metadata = file.metadata()
+    list(run(options, model).events())
+    metadata = metadata_of(options)
     assert metadata["ss_network_module"] == module
     assert json.loads(metadata["ss_network_args"]) == arguments

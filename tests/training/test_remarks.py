@@ -26,6 +26,10 @@ def config(options, **more) -> TrainConfig:
             "lr_scheduler_power has no effect with lr_scheduler cosine",
         ),
         ({"lr_decay_steps": 0.1}, "lr_decay_steps has no effect with lr_scheduler"),
+        ({"conv_alpha": 2}, "conv_alpha has no effect without conv_dim or conv_block_dims"),
+        ({"keep_tokens": 1}, "without shuffle_caption or caption_tag_dropout_rate or token_warmup_step"),
+        ({"prior_loss_weight": 0.5}, "prior_loss_weight has no effect without reg_data_dir"),
+        ({"sample_sampler": "Euler"}, "sample_sampler has no effect without sample_every_n_epochs"),
         ({"unit": 2}, "unit has no effect with network_type LoRA"),
         ({"network_type": "IA3", "network_dim": 16, "network_alpha": 1}, "network_alpha has no effect"),
         ({"network_type": "Full", "network_dim": 4, "network_alpha": 8}, "network_dim has no effect"),
@@ -37,6 +41,12 @@ def test_what_has_no_effect_is_said(train_options, more, words):
     assert words in said
 
 
+def test_what_a_file_decides_is_said(train_options):
+    said = remarks(config(train_options, dim_from_weights=True, network_type="LoKr", factor=4))
+    for name in ("network_type", "network_dim", "factor"):
+        assert f"{name} has no effect with dim_from_weights" in said
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -45,11 +55,18 @@ def test_what_has_no_effect_is_said(train_options, more, words):
         {"multires_noise_iterations": 6, "multires_noise_discount": 0.8},
         {"lr_scheduler_power": 2, "lr_scheduler": "polynomial"},
         {"lr_decay_steps": 0.1, "lr_scheduler": "warmup_stable_decay", "lr_scheduler_min_lr_ratio": 0.1},
+        {"conv_dim": 4, "conv_alpha": 2},
+        {"keep_tokens": 1, "token_warmup_step": 0.5},
         {"loss_type": "smooth_l1", "huber_c": 0.2, "huber_schedule": "exponential", "huber_scale": 2},
     ],
 )
 def test_what_has_an_effect_is_not_remarked_on(train_options, more):
     assert remarks(config(train_options, **more)) == []
+
+
+def test_a_lora_to_merge_that_is_not_there_is_named_before_the_start(train_options, tmp_path):
+    with pytest.raises(StudioError, match="(?s)base_weights.*no such file"):
+        check(config(train_options, base_weights=[str(tmp_path / "gone.safetensors")]))
 
 
 def test_min_snr_and_debiased_estimation_exclude_each_other(train_options):

@@ -10,7 +10,7 @@ import transformers
 from lib_lora.base.errors import StudioError
 from lib_lora.training import schedules as subject
 from lib_lora.training.optimizers import ParamGroup, build_optimizers
-from lib_lora.training.schedules import SCHEDULES, Schedule, ScheduleShape, factor
+from lib_lora.training.schedules import SCHEDULES, Schedule, ScheduleShape, check_schedule, factor
 
 GENERAL = ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 BASE = 2e-3
@@ -261,3 +261,9 @@ def test_every_entry_can_be_shown():
     assert set(GENERAL) < set(SCHEDULES)
     for name in SCHEDULES:
         assert SCHEDULES.get(name).help and not SCHEDULES.get(name).help.endswith(".")
+
+
+def test_a_decay_that_would_begin_within_the_warm_up_is_refused():
+    with pytest.raises(StudioError, match="lr_decay_steps.*at most 60 steps"):
+        check_schedule("warmup_stable_decay", ScheduleShape(100, 40, decay_steps=61), [1.0])
+    check_schedule("warmup_stable_decay", ScheduleShape(100, 40, decay_steps=60), [1.0])

@@ -78,6 +78,16 @@ def test_states_of_another_run_and_of_a_way_that_was_left_go_once_there_is_a_new
     assert [path.name[-1] for path in states_in(tmp_path / "s")] == ["2", "3"]
 
 
+def test_a_state_of_a_way_that_was_left_gives_way_to_the_new_one_of_its_step(tmp_path):
+    states = [a_state(step) for step in (60, 120, 60)]
+    folder = StateFolder(tmp_path / "s", "mine", keep=2)
+    for state in states:
+        folder.save(state)
+    last = read_state(tmp_path / "s")
+    assert last.step == 60 and torch.equal(last.weights["w"], states[2].weights["w"])
+    assert len(list((tmp_path / "s").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

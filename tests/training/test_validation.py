@@ -13,11 +13,13 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Note, Saved, StateSaved, StepDone, TrainingEnded, Validated
 from lib_lora.base.options import from_mapping
 from lib_lora.base.signals import Control
+from lib_lora.dataset.records import SETTINGS_FILE
 from lib_lora.training.config import TrainConfig, check
 from lib_lora.training.noise import sample_noise
 from lib_lora.training.planning import make_plan
 from lib_lora.training.processes import ALONE
 from lib_lora.training.run import Run
+from lib_lora.training.same_run import describe_pictures
 from lib_lora.training.validation import History, Measurement, Validation
 
 
@@ -99,6 +101,30 @@ def test_the_measure_is_the_plain_error_whatever_is_trained_with(options, tiny_m
     assert validation.measure(ALONE) == validation.measure(ALONE)
 
 
+def test_held_out_pictures_are_shown_as_they_are_whatever_their_folder_says(options, pictures, tiny_model):
+    """Captions whole at the first step and in epoch 0; only the option that does not vary them acts."""
+    lines = ["caption_dropout_every_n_epochs = 1", "flip_aug = true", "shuffle_caption = true",
+             'caption_prefix = "photo"']  # fmt: skip
+    (pictures / "2_zorb" / SETTINGS_FILE).write_text("\n".join(lines))
+    wanted = config(options, token_warmup_step=0.5, token_warmup_min=0)
+    validation = Validation(make_plan(wanted).validation, wanted, tiny_model)
+    for _ in [*validation.data.cache_latents(Control()), *validation.data.cache_texts(Control())]:
+        pass
+    for sample, entry in enumerate(validation.data.plan.entries):
+        (caption,) = validation.data.batch([sample], torch.device("cpu"), epoch=0).captions
+        assert caption.startswith("photo") and caption.endswith(entry.record.caption)
+
+
+def test_held_out_pictures_are_part_of_the_same_run(options, pictures):
+    plan = make_plan(config(options))
+    before = describe_pictures(plan)
+    held = plan.validation.images[0].record.path
+    assert f"2_zorb/{held.name} (held out)" in before
+    held.with_suffix(".txt").write_text("another caption")
+    after = describe_pictures(make_plan(config(options)))
+    assert [name for name in before if before[name] != after[name]] == [f"2_zorb/{held.name} (held out)"]
+
+
 def test_measurements_come_when_they_are_due_and_say_which_was_the_best(options, tiny_model):
     events = list(
         run(options, tiny_model, max_train_steps=14, validate_every_n_steps=4, lr_scheduler="constant").events()
@@ -144,6 +170,15 @@ def test_the_best_is_the_first_of_the_lowest():
 def test_patience_counts_what_came_after_the_best():
     assert [filled([3, 2, 2.5, 2.6][:count], 2)[0].is_exhausted for count in range(5)] == [False] * 4 + [True]
     assert not filled([3, 2, 2.5, 2.6])[0].is_exhausted
+
+
+def test_patience_counts_what_is_measured_again_after_the_run_went_back_behind_the_best():
+    history, _ = filled([3.0, 2.5, 2.6, 1.0, 1.5], 2)
+    history.go_back(3)
+    assert [history.is_exhausted, history.add(Measurement(4, 1, 2.0)), history.is_exhausted] == [False, False, False]
+    again = History(2)
+    again.load_state_dict(history.state_dict())
+    assert not again.add(Measurement(5, 1, 1.9)) and again.is_exhausted
 
 
 def test_a_best_one_stays_the_best_when_the_run_goes_back_behind_it():

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Note, Saved, ToolDone
 from lib_lora.base.options import from_mapping

@@ -99,7 +99,7 @@ def test_a_norm_that_depends_on_the_weights_wants_the_checkpoint(tmp_path):
     share = 0.1 * draw(weight.shape[0], 1)
     file = tmp_path / "ia3.safetensors"
     save_file({f"{M00}.weight": share, f"{M00}.on_input": torch.tensor(False)}, str(file))
-    assert inspected(file)[0]["blocks"] == [{"block": "M00", "layers": 1, "norm": None}]
+    assert inspected(file)[0]["blocks"] == [{"block": "M00", "norm": None, "modules": 1, "share": None}]
     (row,) = inspected(file, base=path)[0]["blocks"]
     assert row["norm"] == pytest.approx(float((weight.double() * share).norm()), rel=1e-6)
 

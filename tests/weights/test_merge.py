@@ -234,14 +234,15 @@ def test_block_weights_change_their_blocks_alone(pair, tmp_path):
     # 17 values: BASE, IN01, 02, 04, 05, 07, 08, M00, OUT03 ... OUT11. ATTENTION is IN04, CONV is OUT09.
     weights = "0.5,0,0,X-0.2,0,0,0,0,0,0,0,0,0,0,-1,0,0"
     merged, report, _ = merge(tmp_path, prompt=f"<lora:a:0.5:2:lbw={weights}:x=0.9>", lora_dir=tmp_path)
-    assert report["recipe"] == [f"a:0.5:2:lbw={weights}:x=0.9"]
+    assert report["recipe"] == ["a:0.5:2:lbw=0.5,0,0,0,0,0.7,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-1,0,0"]
     for key, strength in ((TEXT, 0.25), (ATTENTION, 2 * 0.7), (CONV, -2)):
         close(dense(merged, key), strength * dense(a, key), 1e-6)
 
 
 def test_a_block_at_zero_is_left_out(pair, tmp_path):
-    merged, _, _ = merge(tmp_path, prompt="<lora:a:1:OUTD>", lora_dir=tmp_path)  # as written before WebUI 1.5
+    merged, _, events = merge(tmp_path, prompt="<lora:a:1:OUTD>", lora_dir=tmp_path)  # as written before WebUI 1.5
     assert {key.split(".")[0] for key in merged} == {TEXT}
+    assert any("<lora:a:1:lbw=OUTD>" in event.text for event in events if isinstance(event, Note))
 
 
 def test_a_lora_may_be_cut_to_its_first_ranks(pair, tmp_path):
@@ -264,6 +265,16 @@ def test_presets_of_ones_own_and_a_list_without_base(pair, tmp_path):
     merged, _, _ = merge(tmp_path, prompt="<lora:a:1:lbw=LOUTX:x=0.25>", lora_dir=tmp_path, overwrite=True)
     for key, ratio in ((TEXT, 1), (ATTENTION, 0.25), (CONV, 1)):
         close(dense(merged, key), ratio * dense(a, key), 1e-6)
+
+
+def test_an_elemental_filter_changes_what_it_names(pair, tmp_path):
+    a, _ = pair
+    (tmp_path / "elements.txt").write_text("# mine\n\nHALF:IN00-IN11:attn:0.5\nBASE::0\n", encoding="utf-8")
+    merged, _, _ = merge(
+        tmp_path, prompt="<lora:a:2:lbw=NONE:lbwe=HALF>", lora_dir=tmp_path, elements=tmp_path / "elements.txt"
+    )
+    assert {key.split(".")[0] for key in merged} == {ATTENTION}
+    close(dense(merged, ATTENTION), 2 * 0.5 * dense(a, ATTENTION), 1e-6)
 
 
 def test_an_average_is_a_sum_by_shares(pair, tmp_path):
@@ -392,9 +403,10 @@ def test_textual_inversions_are_carried_along(pair, tmp_path):
         ({"prompt": "a cat"}, "names no LoRA"),
         ({"prompt": "<lora:nobody:1>"}, "no LoRA has this name"),
         ({"prompt": "<lora:a:1><lora:a:0.5>"}, "is named twice"),
-        ({"prompt": "<lora:a:1:start=5>"}, "start= cannot be written"),
-        ({"prompt": "<lora:a:1:lbw=NOBODYS>"}, "lbw: no such block weights"),
-        ({"prompt": "<lora:a:1:lbw=1,1,1>"}, "3 block weights are no list of SD1"),
+        ({"prompt": "<lora:a:1:start=5>"}, "steps cannot be written into a file; got: 'start=5'"),
+        ({"prompt": "<lora:a:1:lbw=NOBODYS>"}, "lbw: no block weights have this name"),
+        ({"prompt": "<lora:a:1:lbw=1,1,1>"}, "3 block weights are no list"),
+        ({"prompt": "<lora:a:1:lbwe=NOBODYS>"}, "lbwe: no elemental filter has this name"),
         ({"prompt": "<lora:a:1:lbw=R,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1>"}, "drawn anew"),
         ({"prompt": "<lora:a:1>", "ratios": [1.0]}, "ratios: go with models"),
         ({"models": ["a.safetensors"], "ratios": [1.0, 2.0]}, "ratios: must be as many"),

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
 from lib_lora.adapters.save import save_network
+from lib_lora.adapters.spec import NetworkSpec
 from lib_lora.arch.family import Family
 from lib_lora.base.events import ToolDone
 from lib_lora.base.options import from_mapping

@@ -38,6 +38,7 @@ const SUGGEST = {
         ? `${values.dynamic_method.replace("sv_", "")}${values.dynamic_param}`
         : `r${values.new_rank}`,
   ],
+  blocks: (values) => [stem(values.model), /^[^,]+$/.test(values.lbw) ? values.lbw : "weighted"],
   extract: (values) => [
     stem(values.model_tuned),
     values.size_mb ? `${values.size_mb}mb` : values.mode === "fixed" ? `r${values.dim}` : values.mode,

@@ -63,6 +63,12 @@ const LAYERS = {
   ],
 };
 
+const WEIGHED = [
+  { name: "Block", value: (row) => row.block },
+  { name: "Weight", number: true, value: (row) => row.ratio, show: (row) => figure(row.ratio) },
+  { name: "Layers", number: true, value: (row) => row.modules },
+];
+
 const facts = (rows) =>
   h(
     "dl",
@@ -170,6 +176,14 @@ const REPORTS = {
     ]),
   merge: (report) => lossy("merge", report, [["Made of", report.recipe.join(" + ")]]),
   resize: (report) => lossy("resize", report),
+  blocks: (report) => [
+    facts([
+      ["Weights", report.words],
+      ["Layers", `${whole(report.modules - report.left_out)} of ${whole(report.modules)}`],
+      ["Whole differences", report.whole && whole(report.whole)],
+    ]),
+    new DataTable("Blocks", WEIGHED, report.blocks, { column: 0, falling: false }).element,
+  ],
   convert: (report) => lossy("convert", report, [["Names", report.names]]),
   bake: (report) => [
     facts([

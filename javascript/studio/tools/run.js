@@ -1,19 +1,17 @@
-// The tool's job that is looked at: progress and Stop, then what has come of it.
+// The tool's job that is looked at, and what has come of it.
 
 import { address, get } from "../api.js";
-import { act } from "../actions.js";
 import { copyText } from "../clipboard.js";
-import { breakable, button, h, put, select, show, text } from "../dom.js";
+import { breakable, button, h, put, select } from "../dom.js";
 import { bytes, fileName, took } from "../format.js";
-import { ACTIVE, Feed } from "../live.js";
+import { JobCard } from "../job_card.js";
 import { canSend, sendToTxt2img } from "../prompt.js";
-import { Bar, pill, progressOf, setPill, timeWords } from "../status.js";
 import { reportOf } from "./report.js";
 
 const jobRoute = (job) => `jobs/${encodeURIComponent(job.id)}`;
 const promptName = (name) => name.split("/").pop();
 
-export class ToolRun {
+export class ToolRun extends JobCard {
   /**
    * @param {import("../live.js").Live} live
    * @param {{labels: () => Map<string, string>, next: () => [string, string][], use: (tool: string, lora: string) => void,
@@ -21,107 +19,21 @@ export class ToolRun {
    *   `labels` of all tools by name; `next`: those that can go on with a LoRA
    */
   constructor(live, tools) {
-    Object.assign(this, { live, tools, job: null, drawn: "" });
-    this.name = h("h2");
-    this.pill = pill("queued");
-    this.kind = h("span", { class: "ls-help" });
-    this.bar = new Bar("Progress");
-    this.words = h("span");
-    this.time = h("span");
-    this.progress = h(
-      "div",
-      { class: "ls-progress-box" },
-      this.bar.element,
-      h("div", { class: "ls-progress-words" }, this.words, this.time),
-    );
-    this.why = h("p", { class: "ls-why", role: "status" });
-    this.error = h("div", { class: "ls-failure", role: "alert", hidden: true });
-    this.stop = button("Stop", () => act(this.live, this.job, this.job.can.includes("stop") ? "stop" : "remove"), {
-      kind: "stop",
+    super(live, {
+      empty: "What a tool has done is shown here: its file, what was lost, layer by layer.",
+      change: tools.change,
     });
-    this.again = button("Duplicate …", () => this.tools.change(this.job), {
-      title: "Load its values into the form, to change and start them anew",
-    });
-    this.notes = h("ul", { class: "ls-warnings" });
-    this.result = h("div", { class: "ls-tool-result" });
-    this.empty = h(
-      "p",
-      { class: "ls-empty" },
-      "What a tool has done is shown here: its file, what was lost, layer by layer.",
-    );
-    this.body = h(
-      "div",
-      { class: "ls-run-body", hidden: true },
-      h(
-        "header",
-        { class: "ls-section-head" },
-        this.name,
-        this.pill,
-        h("span", { class: "ls-grow" }),
-        h("div", { class: "ls-row ls-small" }, this.stop, this.again),
-      ),
-      this.kind,
-      this.progress,
-      this.why,
-      this.error,
-      this.notes,
-      this.result,
-    );
-    this.element = h("section", { class: "ls-section ls-tool-run", "aria-label": "Result" }, this.empty, this.body);
+    this.tools = tools;
+    this.begin();
   }
 
-  async update(job) {
-    const another = this.job?.id !== job?.id;
-    this.job = job;
-    show(this.empty, !job);
-    show(this.body, job);
-    if (!job) return;
-    if (another) {
-      this.element.dataset.job = job.id;
-      put(this.notes);
-      put(this.result);
-      this.drawn = "";
-      this.feed = new Feed(job.id);
-    }
-    this.writeHead(job);
-    await Promise.all([this.readNotes(job), this.readResult(job)]);
+  begin() {
+    this.drawn = "";
   }
 
-  writeHead(job) {
-    text(this.name, job.name);
-    this.name.title = job.name;
-    setPill(this.pill, job.status);
+  label(job) {
     const label = this.tools.labels().get(job.kind) ?? job.kind;
-    text(this.kind, job.tool && !job.tool.output ? `${label}, took ${took(job.tool.seconds)}` : label);
-    const busy = ACTIVE.has(job.status) || job.status === "queued";
-    show(this.progress, busy);
-    this.bar.set(job);
-    text(this.words, job.status === "queued" ? "waits for its turn" : progressOf(job).words);
-    text(this.time, timeWords(job));
-    text(this.why, busy ? (job.why ?? "") : "");
-    show(this.stop, busy && (job.can.includes("stop") || job.can.includes("remove")));
-    show(this.again, !busy);
-    show(this.error, job.error);
-    if (job.error) text(this.error, job.error.message);
-  }
-
-  async readNotes(job) {
-    const key = `${job.status}/${job.ended}`;
-    if (!ACTIVE.has(job.status) && this.feed.readUpTo === key) return;
-    const { feed } = this;
-    try {
-      await feed.update();
-    } catch {
-      return; // the banner says that the connection is lost
-    }
-    feed.readUpTo = key;
-    if (feed.id !== this.job?.id) return;
-    const warnings = feed.notes.filter((note) => note.level === "warning");
-    if (this.notes.children.length !== warnings.length)
-      put(
-        this.notes,
-        warnings.map((note) => h("li", {}, note.text)),
-      );
+    return job.tool && !job.tool.output ? `${label}, took ${took(job.tool.seconds)}` : label;
   }
 
   async readResult(job) {

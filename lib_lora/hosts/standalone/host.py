@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_lora import __version__
 from lib_lora.base.errors import StudioError
@@ -17,6 +17,9 @@ from lib_lora.base.protocols import Folders, HostTask, Lease, LoraCheck, ModelFi
 from lib_lora.files.safetensors_file import read_header
 from lib_lora.files.toml_file import read_toml
 from lib_lora.files.walk import walk
+
+if TYPE_CHECKING:
+    from lib_lora.hosts.standalone.generator import StandaloneGenerator
 
 _ROOT = Path(__file__).resolve().parents[3]
 _DEMO = _ROOT / "demo"
@@ -110,6 +113,29 @@ class StandaloneHost:
     @contextlib.contextmanager
     def model_unloaded(self) -> Iterator[Waiting]:
         yield _Nobody()
+
+    @contextlib.contextmanager
+    def generator(self, checkpoint: Path | None = None) -> Iterator[StandaloneGenerator]:
+        """The checkpoint in memory for a while.
+
+        Raises:
+            StudioError: none was named, or it cannot be loaded.
+        """
+        from lib_lora.hosts.standalone.generator import StandaloneGenerator
+        from lib_lora.jobs.failure import free_memory
+        from lib_lora.models.device import choose_device
+        from lib_lora.models.loader import load_model
+
+        if checkpoint is None:
+            known = [each.name for each in self.checkpoints()]
+            raise StudioError("no model is loaded here: one must be named", field="checkpoint", allowed=known)
+        model = load_model(checkpoint, device=choose_device("auto"))
+        generator = StandaloneGenerator(model, self.lora_dir(), self.data_dir)
+        try:
+            yield generator
+        finally:
+            generator.close()
+            free_memory()
 
     @contextlib.contextmanager
     def task(self, title: str) -> Iterator[HostTask]:

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lib_lora.base.errors import StudioError
+from lib_lora.hosts.webui import block_weights
 from lib_lora.hosts.webui.settings import add_settings, read_settings
 
 if TYPE_CHECKING:
@@ -63,7 +64,17 @@ def _ask(make_page: Callable[[], Any], add_routes: Callable[[Any, JobQueue, Door
     script_callbacks.on_ui_tabs(lambda: [(make_page(), "LoRA Studio", "lora_studio")])
     script_callbacks.on_app_started(lambda demo, app: _open(app, _door(demo), add_routes))
     script_callbacks.on_ui_settings(add_settings)
+    script_callbacks.on_before_ui(_teach_block_weights)
+    script_callbacks.on_cfg_denoiser(block_weights.follow_schedules)
     script_callbacks.on_script_unloaded(_leave_when_disabled)
+
+
+def _teach_block_weights() -> None:
+    """All scripts are loaded now, the WebUI's own for LoRAs among them, and its page is not made yet."""
+    if block_weights.install():
+        from lib_lora.hosts.webui.xyz import add_axes
+
+        add_axes()
 
 
 @cache
@@ -108,6 +119,7 @@ def _leave_when_disabled() -> None:
     from modules import shared
 
     if ROOT.name in shared.opts.disabled_extensions or shared.opts.disable_all_extensions != "none":
+        block_weights.uninstall()
         _leave()
 
 

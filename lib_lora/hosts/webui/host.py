@@ -20,6 +20,7 @@ from lib_lora.hosts.webui.turn import Turn
 from lib_lora.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from lib_lora.hosts.webui.generator import WebuiGenerator
     from lib_lora.hosts.webui.lease import WebuiLease
 
 
@@ -117,6 +118,19 @@ class WebuiHost:
             finally:
                 if sd_model is not None:
                     sd_models.send_model_to_device(sd_model)
+
+    def generator(self, checkpoint: Path | None = None) -> AbstractContextManager[WebuiGenerator]:
+        """The WebUI's own txt2img with its current settings.
+
+        Args:
+            checkpoint: loaded for a while; nobody else uses the WebUI meanwhile.
+
+        Raises:
+            StudioError: it is not known or cannot be loaded, or none is loaded.
+        """
+        from lib_lora.hosts.webui.generator import generator
+
+        return generator(self._turn, checkpoint)
 
     def task(self, title: str) -> AbstractContextManager[WebuiTask]:
         """A job in the WebUI's own progress display; to be entered when the model is held."""

@@ -26,6 +26,26 @@ def loaded_vae() -> Path | None:
     return Path(path) if path else None
 
 
+def load_chosen() -> Any:
+    """Make the WebUI load the checkpoint that its settings name, as each picture of its own does; wants the turn.
+
+    Returns:
+        what its list says of it.
+
+    Raises:
+        StudioError: it cannot.
+    """
+    from modules import sd_models, shared
+
+    _ = shared.sd_model  # after the WebUI's start it may still be loading, and cannot do so twice at once
+    try:
+        info = sd_models.select_checkpoint()
+        reload_model(info, anew=False)
+    except Exception as error:  # whatever the WebUI and its libraries raise of a file
+        raise StudioError(f"the WebUI cannot load its checkpoint: {error}", field="checkpoint") from error
+    return info
+
+
 def load_checkpoint(info: Any, *, anew: bool = False) -> None:
     """Make the WebUI load a checkpoint of its list; wants the turn.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,22 @@ class Place(NamedTuple):
 def networks_module() -> Any | None:
     """The module of the WebUI's extension, or None where that is switched off."""
     return sys.modules.get("networks")
+
+
+def not_acting(names: Sequence[str]) -> list[str]:
+    """A sentence on each LoRA that the WebUI left out of the picture that it made last. Wants the turn.
+
+    Of a file that it cannot read, or of which no layer is the loaded model's, it says nothing itself.
+    """
+    networks = networks_module()
+    if networks is None:
+        return ["the WebUI's built-in extension Lora is switched off"] if names else []
+    acting = {network.name: network for network in networks.loaded_networks}
+    faults = [f"<lora:{name}>: the WebUI could not load it" for name in names if name not in acting]
+    if hasattr(networks, "module_types"):  # Forge's networks have no modules
+        empty = [name for name, network in acting.items() if not (network.modules or network.bundle_embeddings)]
+        faults += [f"<lora:{name}>: the loaded model has none of its layers" for name in names if name in empty]
+    return faults
 
 
 def undo_loras(sd_model: Any) -> None:

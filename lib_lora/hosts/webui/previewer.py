@@ -16,6 +16,7 @@ from lib_lora.base.errors import StudioError
 from lib_lora.base.protocols import PictureRequest
 from lib_lora.hosts.webui.loras import place_of
 from lib_lora.hosts.webui.progress import state_put_back
+from lib_lora.hosts.webui.txt2img import make_picture, no_prompt_history, settings_for_a_while
 from lib_lora.models.model import DiffusionModel
 from lib_lora.models.offload import brought_back
 from lib_lora.text.extra_networks import has_tags
@@ -55,58 +56,11 @@ class WebuiPreviewer:
         with ExitStack() as stack:
             stack.enter_context(brought_back(self._model))
             stack.enter_context(acting(network, self.sd_model))
-            stack.enter_context(_options(settings))
-            stack.enter_context(_no_prompt_history())
+            stack.enter_context(settings_for_a_while(settings))
+            stack.enter_context(no_prompt_history())
             state = stack.enter_context(state_put_back())
             state.job_count, state.job_no = 1, 0
-            pictures = _make(request)
-            if state.interrupted or state.stopping_generation or state.skipped:
-                return None
-        return pictures[0].convert("RGB")
-
-
-def _make(request: PictureRequest) -> list[Image.Image]:
-    from modules import processing, shared
-
-    sampler, scheduler = _sampler(request.sampler)
-    wanted = processing.StableDiffusionProcessingTxt2Img(
-        prompt=request.prompt,
-        negative_prompt=request.negative,
-        seed=request.seed,
-        steps=request.steps,
-        sampler_name=sampler,
-        scheduler=scheduler,
-        cfg_scale=request.cfg_scale,
-        width=request.width,
-        height=request.height,
-        restore_faces=False,
-        tiling=False,
-        do_not_save_samples=True,
-        do_not_save_grid=True,
-    )
-    # The usual ones are shared by all pictures, and would keep the conditioning that the adapters made.
-    wanted.cached_c, wanted.cached_uc = [None, None], [None, None]
-    try:
-        return processing.process_images(wanted).images
-    finally:
-        wanted.close()
-        shared.total_tqdm.clear()
-
-
-def _sampler(name: str) -> tuple[str, str]:
-    """The WebUI's sampler and schedule of a name that may hold both ("DPM++ 2M Karras").
-
-    Raises:
-        StudioError: it knows none of this name, where it would take its first.
-    """
-    from modules import sd_samplers
-
-    sampler, scheduler = sd_samplers.get_sampler_and_scheduler(name, "Automatic", convert_automatic=False)
-    if name != sampler and (scheduler == "Automatic" or not name.startswith(f"{sampler} ")):
-        raise StudioError(
-            "unknown name", field="sample_sampler", came=name, allowed=sd_samplers.visible_sampler_names()
-        )
-    return sampler, scheduler
+            return make_picture(request, field="sample_sampler", restore_faces=False, tiling=False)
 
 
 @contextmanager
@@ -170,8 +124,11 @@ def _changed_inputs(attention: torch.nn.MultiheadAttention, parts: Mapping[str, 
 
 
 def _changed_output(attention: torch.nn.MultiheadAttention, parts: Mapping[str, Adapter]) -> dict[str, torch.Tensor]:
-    weight = attention.out_proj.weight
-    return {"weight": weight + _delta(parts["out_proj"], weight)} if "out_proj" in parts else {}
+    adapter, layer = parts.get("out_proj"), attention.out_proj
+    if adapter is None:
+        return {}
+    changed, bias = {"weight": layer.weight + _delta(adapter, layer.weight)}, adapter.bias_delta()
+    return changed if bias is None else {**changed, "bias": layer.bias + (_strength(adapter) * bias).to(layer.bias)}
 
 
 def _delta(adapter: Adapter, like: torch.Tensor) -> torch.Tensor:
@@ -187,36 +144,3 @@ def _weights(module: torch.nn.Module, changed: Mapping[str, torch.Tensor]) -> It
         yield
     finally:
         module._parameters.update(own)
-
-
-@contextmanager
-def _options(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Other settings of the WebUI for a while. One that somebody changes meanwhile stays changed."""
-    from modules import shared
-
-    data, absent = shared.opts.data, object()
-    before = {name: data.get(name, absent) for name in settings}
-    data.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if data.get(name, absent) != settings[name]:
-                continue
-            if value is absent:
-                data.pop(name)
-            else:
-                data[name] = value
-
-
-@contextmanager
-def _no_prompt_history() -> Iterator[None]:
-    """The WebUI does not take a preview for the last prompt that the user has tried (params.txt)."""
-    from modules import shared
-
-    before = shared.cmd_opts.no_prompt_history
-    shared.cmd_opts.no_prompt_history = True
-    try:
-        yield
-    finally:
-        shared.cmd_opts.no_prompt_history = before

@@ -104,7 +104,7 @@ class NetworkOptions:
     )
     train_norm: bool = option(
         False,
-        "train the UNet's normalisation layers too, which are small",
+        "train the UNet's normalisation layers too, of those that network_targets and block_dims choose",
         level="advanced",
         group=GROUP,
         label="Normalisation layers",

@@ -1,0 +1,1 @@
+"""Block weights: how strongly a LoRA acts in each block of a model."""
