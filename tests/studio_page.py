@@ -114,7 +114,7 @@ def opened(context: Any, site: Any, dataset: Path, words: type[Studio] = Studio)
     expect.page = studio.page
     yield studio
     studio.page.close()
-    assert studio.faults == []
+    assert studio.faults == [], studio.faults
 
 
 def act_on_all(studio: Studio, action: str) -> None:

@@ -609,7 +609,8 @@ def test_nothing_sticks_out_and_all_can_be_read(desk):
             desk(".ls-finding button", has_text="bucket's shape").wait_for()
         for look in (UNLABELLED, WIDER_THAN_THEIR_BOX, FAINT):
             assert desk.page.evaluate(look) == [], name
-        assert desk.page.evaluate(LONGER_THAN_ITS_CONTENT) <= 0, name
+        if desk.studio.site.tab is None:  # below our tab the WebUI has room of its own
+            assert desk.page.evaluate(LONGER_THAN_ITS_CONTENT) <= 0, name
     desk.panel("Caption")
 
 

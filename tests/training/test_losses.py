@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sd_scripts import functions
 
 from lib_lora.base.errors import StudioError
 from lib_lora.training import losses as subject
+from sd_scripts import functions
 
 
 def ratio(*values: float) -> torch.Tensor:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from sd_scripts import functions
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.seeds import derive_seed
 from lib_lora.models.noise_schedule import scaled_linear_alphas_cumprod
 from lib_lora.training import noise as subject
+from sd_scripts import functions
 
 
 @pytest.fixture()

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sd_scripts import functions
 
 from lib_lora.adapters.base import NetworkSpec
 from lib_lora.adapters.network import Network
 from lib_lora.training.weight_norms import check_scalable, scale_weight_norms
+from sd_scripts import functions
 
 
 @pytest.fixture
