@@ -20,7 +20,7 @@ class Studio:
         self.faults: list[str] = []
         self.page = context.new_page()
         self.page.set_default_timeout(SOON_MS)
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("pageerror", lambda error: self.faults.append(getattr(error, "stack", None) or str(error)))
         self.load()
 
     def load(self) -> None:

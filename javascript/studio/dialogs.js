@@ -61,7 +61,11 @@ export function ask(title, content, answers, look = {}) {
           ),
         ),
     );
+    // Where a button that had the focus is gone, the key comes from outside of the dialog.
+    const outside = (event) => event.key === "Escape" && !dialog.contains(event.target) && event.stopPropagation();
+    window.addEventListener("keydown", outside, true);
     dialog.addEventListener("close", () => {
+      window.removeEventListener("keydown", outside, true);
       dialog.remove();
       resolve(given);
     });

@@ -18,6 +18,8 @@ import { TrainTab } from "./train.js";
 /** @param {HTMLElement} mount */
 export async function start(mount) {
   freeSticky(mount);
+  // The WebUI takes Escape for its Interrupt, looks for that button in the open tab, and finds none in this one.
+  mount.addEventListener("keydown", (event) => event.key === "Escape" && event.stopPropagation());
   put(mount, h("p", { class: "ls-empty", role: "status" }, "Loading …"));
   let schema;
   try {

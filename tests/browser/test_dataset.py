@@ -596,7 +596,7 @@ def test_taggers_are_chosen_and_what_they_cannot_do_is_told_at_its_place(desk):
 
 
 def test_nothing_sticks_out_and_all_can_be_read(desk):
-    Image.new("RGB", (1000, 350), (9, 9, 9)).save(desk.folder / "10_zorb" / "wide.png")  # its fix has a long name
+    Image.new("RGB", (1000, 170), (9, 9, 9)).save(desk.folder / "10_zorb" / "wide.png")  # its fix has a long name
     desk.studio.button("Look again").click()
     for name in ("Caption", "Tags", "Edit", "Tagger", "Health", "Pictures"):
         desk.panel(name)
