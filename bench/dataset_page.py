@@ -104,7 +104,7 @@ def measure(page: Any, address: str, dataset: Path, scroll_ms: int = SCROLL_MS) 
     """Print what is measured."""
     page.goto(address)
     page.get_by_role("tab", name="Dataset", exact=True).click(timeout=1000 * START_SECONDS)
-    page.locator("#lora-studio .ls-opening input").fill(str(dataset))
+    page.get_by_label("Folder of pictures").fill(str(dataset))
     began = time.perf_counter()
     page.locator("#lora-studio .ls-opening button", has_text="Open").last.click()
     page.wait_for_selector(".ls-tile", timeout=1000 * START_SECONDS)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from lib_lora.base.events import StepDone
 from lib_lora.base.options import from_mapping
-from lib_lora.training import loop
+from lib_lora.training import loop, setup
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.run import Run
 
@@ -33,11 +33,11 @@ def results(options):
                 found.update({name: grad.detach().clone() for name, grad in grads.items()})
             return sum_of_losses
 
-    plain, loop.Trainer = loop.Trainer, Watching
+    plain, setup.Trainer = setup.Trainer, Watching
     try:
         events = list(Run(from_mapping(TrainConfig, options)).events())
     finally:
-        loop.Trainer = plain
+        setup.Trainer = plain
     found["losses"] = torch.tensor([event.loss for event in events if isinstance(event, StepDone)])
     return found
 
