@@ -51,13 +51,14 @@ class FolderSettings:
         self._config = config
         files = {image.record.settings for image in plan.images} - {None}
         self._own = {file: folder_config(config, file, left_out) for file in sorted(files)}
+        self._rules = {file: caption_rules(own) for file, own in [(None, config), *self._own.items()]}
 
     def config(self, settings: Path | None) -> TrainConfig:
         """The run's options as the folder with this file has them."""
         return self._own.get(settings, self._config)
 
     def rules(self, settings: Path | None) -> CaptionRules:
-        return caption_rules(self.config(settings))
+        return self._rules[settings]
 
     @property
     def all(self) -> list[TrainConfig]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Note, Removed, StateSaved, StepDone, TrainingEnded, WentBack
@@ -14,6 +11,7 @@ from lib_lora.base.options import from_mapping
 from lib_lora.training import guard
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.run import Run
+from training_results import lora, rows, same
 
 HUGE, BACK = 1e25, 1e-27  # a rate at which weights leave float32 in two steps, and the way back to a usual one
 
@@ -33,19 +31,6 @@ def run(options, model, **more) -> Run:
     job = Run(from_mapping(TrainConfig, {**options, **more}))
     job.model = model
     return job
-
-
-def lora(options, name="zorb"):
-    return load_file(options["output_dir"] / f"{name}.safetensors")
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
-def rows(options, name="zorb"):
-    with open(options["output_dir"] / f"{name}-log" / "loss.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
 def test_a_run_ends_with_what_to_try_and_names_the_pictures(options, tiny_model):

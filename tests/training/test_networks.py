@@ -23,6 +23,7 @@ from lib_lora.training.network_metadata import network_metadata
 from lib_lora.training.parts import network_spec
 from lib_lora.training.rates import LearningRates
 from lib_lora.training.run import Run
+from training_results import lora
 
 TYPES = {
     "LoHa": {"network_type": "LoHa"},
@@ -53,10 +54,6 @@ def run(options, model=None, **more):
     job = Run(config)
     job.model = model
     return job
-
-
-def lora(options, name="zorb"):
-    return load_file(options["output_dir"] / f"{name}.safetensors")
 
 
 def metadata_of(options):

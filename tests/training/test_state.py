@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lib_lora.base.errors import StudioError
 from lib_lora.base.events import Note, Paused, Resumed, Saved, StateSaved, StepDone, TrainingEnded
@@ -17,23 +15,11 @@ from lib_lora.base.options import from_mapping
 from lib_lora.training.config import TrainConfig
 from lib_lora.training.run import Run
 from lib_lora.training.state import StateFolder, TrainingState, read_state, states_in, write_state
+from training_results import lora, rows, same
 
 
 def run(options, **more):
     return Run(from_mapping(TrainConfig, {**options, **more}))
-
-
-def lora(options, name="zorb"):
-    return load_file(options["output_dir"] / f"{name}.safetensors")
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
-def rows(options, name="zorb"):
-    with open(options["output_dir"] / f"{name}-log" / "loss.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
 def a_state(step=3, run_id="mine", **more):

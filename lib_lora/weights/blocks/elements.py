@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from lib_lora.arch.family import Family
 from lib_lora.arch.keys import UNET_PREFIX, module_name, split_prefix
 from lib_lora.arch.ldm import sdxl_module_name
 from lib_lora.base.errors import StudioError
+from lib_lora.weights.blocks.named import Named
 from lib_lora.weights.layers import block_of_key, common_prefix
 
 OWN_FILE = "block_elements.txt"
@@ -71,19 +72,8 @@ class ElementFilter:
         return self.rules
 
 
-class Elements(Mapping[str, str]):
-    """Filters as text, by name: ours, and on top of them a person's own.
-
-    Args:
-        given: ours.
-        own: a person's.
-        notes: why their file was not read.
-    """
-
-    def __init__(self, given: Mapping[str, str], own: Mapping[str, str] | None = None, notes: tuple[str, ...] = ()):
-        self._values = {**given, **(own or {})}
-        self.own = frozenset(own or ())
-        self.notes = notes
+class Elements(Named):
+    """Filters as text, by name."""
 
     @classmethod
     def load(cls, data_dir: Path) -> Elements:
@@ -93,15 +83,6 @@ class Elements(Mapping[str, str]):
             return cls(BUILT_IN_ELEMENTS, read_elements(path) if path.exists() else None)
         except StudioError as fault:
             return cls(BUILT_IN_ELEMENTS, None, (f"{OWN_FILE}: {fault.problem}",))
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 # sd-webui-lora-block-weight's own.

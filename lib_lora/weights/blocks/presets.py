@@ -15,6 +15,7 @@ from pathlib import Path
 from lib_lora.arch.blocks import BLOCK_LISTS
 from lib_lora.base.errors import StudioError
 from lib_lora.files.atomic import lock_file, write_text
+from lib_lora.weights.blocks.named import Named
 
 LENGTHS = sorted({length for lists in BLOCK_LISTS.values() for length in lists})
 FLUX_LENGTH = 61
@@ -26,19 +27,8 @@ _NOT_IN_NAMES = re.compile(r"[:,#=<>]")
 _LOCK_WAIT_S = 5.0
 
 
-class Presets(Mapping[str, str]):
-    """Values by name: ours, and on top of them a person's own, which may take a name of ours.
-
-    Args:
-        given: ours.
-        own: a person's.
-        notes: a sentence on each line of their file that is none.
-    """
-
-    def __init__(self, given: Mapping[str, str], own: Mapping[str, str] | None = None, notes: tuple[str, ...] = ()):
-        self._values = {**given, **(own or {})}
-        self.own = frozenset(own or ())
-        self.notes = notes
+class Presets(Named):
+    """Presets' values by name."""
 
     @classmethod
     def load(cls, data_dir: Path) -> Presets:
@@ -48,15 +38,6 @@ class Presets(Mapping[str, str]):
         except StudioError as fault:
             own, faults = {}, [fault.problem]
         return cls(BUILT_IN, own, tuple(f"{OWN_FILE}: {fault}" for fault in faults))
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 def own_path(data_dir: Path) -> Path:
